@@ -1,0 +1,1 @@
+"""Benchmarks of genmod against other libraries, each re-runnable by one command."""

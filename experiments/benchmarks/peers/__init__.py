@@ -1,0 +1,1 @@
+"""One small adapter per library, all measured through `base.Flow` by `worker`."""

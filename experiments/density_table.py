@@ -1,0 +1,93 @@
+"""Flows side by side: every model on every data set, exact test NLL and gap, as one Markdown table per data set.
+
+python -m experiments.density_table                                           every flow on two moons
+python -m experiments.density_table --data two_moons rings --models nsf maf   some of them
+
+Each fit is a run of `experiments.density` in runs/density: finished ones are not repeated, a killed one resumes. The table
+is also written to table.md. --out moves the table only.
+"""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any, get_args
+
+import genmod as gm
+from experiments import density
+from genmod.base import describe
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    data: tuple[str, ...] = ("two_moons",)
+    """Toy sets, named tables, or paths of .npy, .npz or .csv files."""
+    models: tuple[density.ModelName, ...] = get_args(density.ModelName)
+    """Names of flows, one row each."""
+    num_layers: int | None = None
+    """Layers of every flow; None is each builder's own number."""
+    hidden_sizes: tuple[int, ...] = (128, 128)
+    num_train: int = 100_000
+    num_test: int = 50_000
+    num_steps: int = 8_000
+    seed: int = 0
+
+
+def experiment(config: Config, run: gm.run.Run) -> dict[str, Any]:
+    if not config.data or not config.models:
+        raise ValueError("--data and --models must each name at least one")
+    metrics: dict[str, Any] = {"model": "density_table"}
+    tables = []
+    for data in config.data:
+        results = []
+        for model in config.models:
+            one = fit_config(config, data, model)
+            found = gm.run.execute(density.experiment, one)
+            results.append((found, wall_seconds(one)))
+            metrics |= flat(found)
+        tables.append(markdown(results))
+    text = "\n\n".join(tables)
+    print(f"\n{text}\n")
+    (run.folder / "table.md").write_text(text + "\n")
+    return metrics
+
+
+def fit_config(config: Config, data: str, model: density.ModelName) -> density.Config:
+    shared = {f.name: getattr(config, f.name) for f in dataclasses.fields(config) if f.name not in ("data", "models")}
+    return density.Config(data=data, model=model, **shared)
+
+
+def wall_seconds(config: density.Config) -> float:
+    """Wall time of the finished run of `config`, compilation and figures included; of a resumed run, its last part."""
+    described = describe(config)
+    for path in Path("runs/density").glob("*/config.json"):
+        if json.loads(path.read_text()) == described:
+            return json.loads((path.parent / "timing.json").read_text())["wall_seconds"]
+    raise FileNotFoundError(f"no run of {config} in runs/density; it was moved while the table was made")
+
+
+def flat(found: dict[str, Any]) -> dict[str, Any]:
+    """The numbers of one run as entries of the table's metrics.json."""
+    data, model = found["data"], found["model"]
+    names = ("nll_nats", "nll_nats_sem", "gap_nats", "gap_nats_sem", "num_params")
+    entries = {f"{data}_{model}_{name}": found[name] for name in names if name in found}
+    return entries | ({f"{data}_limit_nats": found["limit_nats"]} if "limit_nats" in found else {})
+
+
+def markdown(results: list[tuple[dict[str, Any], float]]) -> str:
+    """One data set: heading with the exact limit, where known, and a row per model. Values in nats, +- standard errors."""
+    first = results[0][0]
+    known = "limit_nats" in first
+    limit = f"exact limit {first['limit_nats']:.4f} nats" if known else "no exact limit known"
+    header = ["model", "parameters", "test NLL (nats)", *(["gap (nats)"] if known else []), "seconds (wall)"]
+    lines = [header, ["---", *["---:"] * (len(header) - 1)]]
+    for found, seconds in results:
+        gap = [gm.run.with_error(found["gap_nats"], found["gap_nats_sem"])] if known else []
+        nll = gm.run.with_error(found["nll_nats"], found["nll_nats_sem"])
+        lines.append([found["model"], f"{found['num_params']:,}", nll, *gap, f"{seconds:.0f}"])
+    table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    return f"### {first['data']}: {limit}, {first['num_test']:,} test points\n\n{table}"
+
+
+if __name__ == "__main__":
+    few: Any = {"models": ("affine", "nsf"), "num_train": 20_000, "num_steps": 500, "hidden_sizes": (64, 64)}
+    gm.run.main(experiment, Config, quick=few)

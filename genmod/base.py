@@ -1,0 +1,204 @@
+"""What every layer stands on: descriptions, the Bijector protocol, and the checks that they share.
+
+A **description** is a frozen dataclass of plain values, other descriptions and Flax modules. It holds no array, equals
+its equal and is hashable, so it is a static argument of `jax.jit`. **Parameters** are a pytree of arrays made by `init`
+and passed first. Arrays under a key `"fixed"` belong to the parameters (they are saved and loaded) but are not trained:
+`trainable_mask` is the one place that says so.
+
+A **bijector** maps one latent event z to one data event x. `forward` is base to data, `inverse` data to base, and the
+log-determinant is always that of the map just applied:
+
+    x = f(z),  log_det = log |det df/dz|        z = f^-1(x),  log_det = log |det df^-1/dx| = -log |det df/dz|
+
+Public classes are abstract or final: a bijector implements `_init`, `_forward`, `_inverse`; nobody calls those but the
+base class, which checks shapes, dtypes and the context once for all.
+"""
+
+import abc
+import dataclasses
+import enum
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+Array = jax.Array
+Key = jax.Array
+Params = Any
+Shape = tuple[int, ...]
+Context = Array | None
+FIXED = "fixed"
+
+
+class Likelihood(enum.IntEnum):
+    """What a model's `log_prob` is, from strongest to weakest; a composition keeps the weakest of its parts."""
+
+    EXACT = 0
+    ESTIMATE = 1
+    LOWER_BOUND = 2
+    UNNORMALIZED = 3
+    NONE = 4
+
+    @property
+    def nll_key(self) -> str:
+        """The metric key under which the negative log-likelihood of such a model is reported, in nats."""
+        return {0: "nll_nats", 1: "nll_estimate_nats", 2: "nll_upper_bound_nats"}.get(self.value, "energy_nats")
+
+
+class Description:
+    """A frozen, hashable value that says what something is. Subclasses are `@dataclass(frozen=True)`."""
+
+    def __post_init__(self):
+        for field in dataclasses.fields(self):  # type: ignore[arg-type]
+            value = getattr(self, field.name)
+            try:
+                hash(value)
+            except TypeError:
+                raise TypeError(
+                    f"{type(self).__name__}.{field.name} must be hashable (a tuple instead of a list or an array), "
+                    f"got {type(value).__name__}"
+                ) from None
+
+
+class Bijector(Description, abc.ABC):
+    """An invertible map of one event, with parameters outside.
+
+    `event_shape` and `context_shape` are None where any shape will do, respectively where no context is taken.
+    `likelihood` is EXACT unless the log-determinant is an estimate.
+    """
+
+    event_shape: Shape | None = None
+    context_shape: Shape | None = None
+    likelihood: Likelihood = Likelihood.EXACT
+
+    def init(self, key: Key, x: ArrayLike, context: ArrayLike | None = None) -> Params:
+        """Parameters from an example batch x, (n,) + event shape, and context, (n,) + context_shape.
+
+        Most bijectors read only the shape of x; those that initialise from data (ActNorm) read its statistics.
+        Raises ValueError or TypeError where x or context does not fit.
+        """
+        x = check_event("x", x, self.event_shape, batched=True)
+        context = check_context(type(self).__name__, context, self.context_shape, batch=x.shape[:1])
+        return self._init(key, x, context)
+
+    def forward_and_log_det(self, params: Params, z: ArrayLike, context: ArrayLike | None = None) -> tuple[Array, Array]:
+        """(x, log |det dx/dz|) for one latent event z; base to data."""
+        z = check_event("z", z, self.event_shape)
+        context = check_context(type(self).__name__, context, self.context_shape)
+        return _with_scalar_log_det(self, *self._forward(params, z, context), z.dtype)
+
+    def inverse_and_log_det(self, params: Params, x: ArrayLike, context: ArrayLike | None = None) -> tuple[Array, Array]:
+        """(z, log |det dz/dx|) for one data event x; data to base."""
+        x = check_event("x", x, self.event_shape)
+        context = check_context(type(self).__name__, context, self.context_shape)
+        return _with_scalar_log_det(self, *self._inverse(params, x, context), x.dtype)
+
+    def forward(self, params: Params, z: ArrayLike, context: ArrayLike | None = None) -> Array:
+        """x = f(z) for one event."""
+        return self.forward_and_log_det(params, z, context)[0]
+
+    def inverse(self, params: Params, x: ArrayLike, context: ArrayLike | None = None) -> Array:
+        """z = f^-1(x) for one event."""
+        return self.inverse_and_log_det(params, x, context)[0]
+
+    @abc.abstractmethod
+    def _init(self, key: Key, x: Array, context: Context) -> Params: ...
+
+    @abc.abstractmethod
+    def _forward(self, params: Params, z: Array, context: Context) -> tuple[Array, ArrayLike]: ...
+
+    @abc.abstractmethod
+    def _inverse(self, params: Params, x: Array, context: Context) -> tuple[Array, ArrayLike]: ...
+
+
+def _with_scalar_log_det(bijector: Bijector, event: Array, log_det: ArrayLike, dtype: Any) -> tuple[Array, Array]:
+    # Accumulated in at least float32, whatever the event is stored in.
+    log_det = jnp.asarray(log_det, jnp.promote_types(dtype, jnp.float32))
+    if log_det.shape:
+        raise ValueError(
+            f"{type(bijector).__name__} returned a log_det of shape {log_det.shape}; "
+            "a bijector maps one event and must sum to a scalar"
+        )
+    return event, log_det
+
+
+def check_event(name: str, x: ArrayLike, event_shape: Shape | None, *, batched: bool = False) -> Array:
+    """x as a floating array whose trailing axes are `event_shape` (None: any), behind one batch axis if `batched`.
+
+    Raises TypeError for integers, ValueError for a wrong shape.
+    """
+    x = jnp.asarray(x)
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        raise TypeError(f"{name} must be floating point, got {x.dtype}; cast it, and dequantise data that are discrete")
+    if event_shape is not None and x.shape[int(batched) :] != event_shape:
+        wanted = ("(n,) + " if batched else "") + str(event_shape)
+        raise ValueError(f"{name} must have shape {wanted}, got {x.shape}")
+    if batched and (x.ndim < 1 or x.shape[0] < 1):
+        raise ValueError(f"{name} must be a batch with a leading axis of at least one event, got shape {x.shape}")
+    return x
+
+
+def check_context(owner: str, context: ArrayLike | None, context_shape: Shape | None, *, batch: Shape = ()) -> Array | None:
+    """The context as an array of shape batch + context_shape; raises ValueError where it is missing, unwanted or misshapen."""
+    if context_shape is None:
+        if context is not None:
+            raise ValueError(f"{owner} takes no context, got one of shape {jnp.shape(context)}; build it with context_shape=...")
+        return None
+    if context is None:
+        raise ValueError(f"{owner} is conditional: pass context of shape {context_shape}")
+    context = jnp.asarray(context)
+    if context.shape != batch + context_shape:
+        raise ValueError(f"context must have shape {batch + context_shape}, got {context.shape}")
+    return context
+
+
+def check_positive(**named: int) -> None:
+    """Raises ValueError for the first named count that is not an integer of at least one."""
+    for name, value in named.items():
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise ValueError(f"{name} must be an integer >= 1, got {value!r}")
+
+
+def describe(value: Any) -> Any:
+    """A description as nested JSON values: class and field names, functions by their qualified name.
+
+    Equal descriptions give equal results in every process, so this is what configs and checkpoints store and compare.
+    """
+    if isinstance(value, enum.Enum):
+        return value.name
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, tuple | list):
+        return [describe(v) for v in value]
+    if isinstance(value, dict):
+        return {str(k): describe(v) for k, v in value.items()}
+    if isinstance(value, bytes):
+        return value.hex()
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        names = [f.name for f in dataclasses.fields(value) if f.name not in ("parent", "name")]  # Flax's own two
+        return {"class": _qualified_name(type(value))} | {name: describe(getattr(value, name)) for name in names}
+    return _qualified_name(value)
+
+
+def _qualified_name(value: Any) -> str:
+    name = getattr(value, "__qualname__", getattr(value, "__name__", None))
+    return str(value) if name is None else f"{getattr(value, '__module__', '')}.{name}"
+
+
+def trainable_mask(params: Params) -> Params:
+    """A pytree of bools like `params`: False below any dict key "fixed", True elsewhere."""
+    return jax.tree_util.tree_map_with_path(
+        lambda path, _: not any(getattr(entry, "key", None) == FIXED for entry in path), params
+    )
+
+
+def cast(params: Params, dtype: Any) -> Params:
+    """The floating arrays of `params` as `dtype`, the rest untouched."""
+    return jax.tree.map(lambda p: p.astype(dtype) if jnp.issubdtype(p.dtype, jnp.floating) else p, params)
+
+
+def num_params(params: Params) -> int:
+    """The number of trainable scalars."""
+    sizes = jax.tree.map(lambda p, trained: p.size if trained else 0, params, trainable_mask(params))
+    return sum(jax.tree.leaves(sizes))

@@ -1,0 +1,38 @@
+"""Bijectors: invertible maps of one event with explicit parameters. `base.Bijector` is the protocol."""
+
+from genmod.base import Bijector as Bijector
+from genmod.bijectors.actnorm import ActNorm as ActNorm, Standardize as Standardize
+from genmod.bijectors.autoregressive import Autoregressive as Autoregressive
+from genmod.bijectors.check import BijectionReport as BijectionReport, check_bijection as check_bijection
+from genmod.bijectors.combinators import Chain as Chain, Invert as Invert, Repeat as Repeat
+from genmod.bijectors.coupling import Coupling as Coupling
+from genmod.bijectors.elementwise import (
+    Exp as Exp,
+    Logit as Logit,
+    Power as Power,
+    Sigmoid as Sigmoid,
+    Softplus as Softplus,
+    Tanh as Tanh,
+)
+from genmod.bijectors.health import HealthReport as HealthReport, health as health
+from genmod.bijectors.linear import (
+    DiagonalAffine as DiagonalAffine,
+    Householder as Householder,
+    LowRankAffine as LowRankAffine,
+    LULinear as LULinear,
+    MatrixAffine as MatrixAffine,
+    Permutation as Permutation,
+    Reverse as Reverse,
+    ScalarAffine as ScalarAffine,
+    TriangularAffine as TriangularAffine,
+    random_order as random_order,
+)
+from genmod.bijectors.numerical import DeepSigmoidal as DeepSigmoidal, ScalarFunction as ScalarFunction
+from genmod.bijectors.planar import Planar as Planar, Radial as Radial, Sylvester as Sylvester
+from genmod.bijectors.spline import CircularSpline as CircularSpline, RationalQuadraticSpline as RationalQuadraticSpline
+from genmod.bijectors.transformers import (
+    Additive as Additive,
+    Affine as Affine,
+    Elementwise as Elementwise,
+    Transformer as Transformer,
+)

@@ -1,0 +1,71 @@
+"""Layers whose parameters are read from the first batch: `ActNorm` (trained on) and `Standardize` (kept fixed).
+
+Both are x = exp(log_scale) z + shift per entry of the last axis (coordinates of a vector, channels of an image), set so that
+the first batch leaves them, in the direction data to base, with mean 0 and variance 1.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from genmod.base import FIXED, Array, Bijector
+
+
+@dataclasses.dataclass(frozen=True)
+class ActNorm(Bijector):
+    """Activation normalisation (Kingma & Dhariwal 2018, arXiv:1807.03039, sec. 3.1): data-dependent start, then trained.
+
+    The initialisation happens in `init` and nowhere else, so a loaded model is never initialised again.
+    """
+
+    def _init(self, key, x, context):
+        return batch_statistics(x)
+
+    def _forward(self, params, z, context):
+        return _scale_and_shift(params, z)
+
+    def _inverse(self, params, x, context):
+        return _unscale_and_unshift(params, x)
+
+
+@dataclasses.dataclass(frozen=True)
+class Standardize(Bijector):
+    """Mean and standard deviation of the initialising batch, never trained: put it last in a chain, on the side of the data.
+
+    The density stays that of the data in the user's own units, with no offset to remember.
+    """
+
+    def _init(self, key, x, context):
+        return {FIXED: batch_statistics(x)}
+
+    def _forward(self, params, z, context):
+        return _scale_and_shift(jax.lax.stop_gradient(params[FIXED]), z)
+
+    def _inverse(self, params, x, context):
+        return _unscale_and_unshift(jax.lax.stop_gradient(params[FIXED]), x)
+
+
+def batch_statistics(x: Array) -> dict[str, Array]:
+    """{"shift", "log_scale"} of the entries of the last axis over all other axes of the batch.
+
+    An entry that is constant in the batch (standard deviation below 1e-6 of its size) keeps scale 1.
+    """
+    axes = tuple(range(x.ndim - 1))
+    mean, std = x.mean(axes), x.std(axes)
+    constant = std <= 1e-6 * jnp.maximum(jnp.abs(mean), jnp.finfo(x.dtype).tiny)
+    return {"shift": mean, "log_scale": jnp.where(constant, 0.0, jnp.log(jnp.where(constant, 1.0, std)))}
+
+
+def _scale_and_shift(params, z):
+    log_scale, shift = _per_entry(params, z)
+    return z * jnp.exp(log_scale) + shift, log_scale.sum()
+
+
+def _unscale_and_unshift(params, x):
+    log_scale, shift = _per_entry(params, x)
+    return (x - shift) * jnp.exp(-log_scale), -log_scale.sum()
+
+
+def _per_entry(params, event):
+    return jnp.broadcast_to(params["log_scale"], event.shape), jnp.broadcast_to(params["shift"], event.shape)

@@ -1,0 +1,131 @@
+"""Fixed scalar maps, applied to every coordinate of an event of any shape. None has parameters.
+
+Use them to move a support: `Sigmoid` maps R to (0, 1), `Exp` and `Softplus` to (0, inf), `Tanh` to (-1, 1); `Invert` turns
+each round. log |dx/dz| is written in the form that keeps its digits in the tails.
+"""
+
+import abc
+import dataclasses
+import math
+
+import jax
+import jax.numpy as jnp
+
+from genmod.base import Array, Bijector
+
+
+class ScalarMap(Bijector, abc.ABC):
+    """A parameter-free x_i = f(z_i): gives f, its inverse, and log |f'| as a function of z."""
+
+    @abc.abstractmethod
+    def _map(self, z: Array) -> Array: ...
+
+    @abc.abstractmethod
+    def _unmap(self, x: Array) -> Array: ...
+
+    @abc.abstractmethod
+    def _log_slope(self, z: Array) -> Array: ...
+
+    def _init(self, key, x, context):
+        return {}
+
+    def _forward(self, params, z, context):
+        return self._map(z), self._log_slope(z).sum()
+
+    def _inverse(self, params, x, context):
+        z = self._unmap(x)
+        return z, -self._log_slope(z).sum()
+
+
+@dataclasses.dataclass(frozen=True)
+class Tanh(ScalarMap):
+    """x = tanh z; log x' = 2 (log 2 - z - softplus(-2 z))."""
+
+    def _map(self, z):
+        return jnp.tanh(z)
+
+    def _unmap(self, x):
+        return jnp.arctanh(x)
+
+    def _log_slope(self, z):
+        return 2.0 * (math.log(2.0) - z - jax.nn.softplus(-2.0 * z))
+
+
+@dataclasses.dataclass(frozen=True)
+class Sigmoid(ScalarMap):
+    """x = 1 / (1 + exp(-z)), R to (0, 1); log x' = -softplus(z) - softplus(-z)."""
+
+    def _map(self, z):
+        return jax.nn.sigmoid(z)
+
+    def _unmap(self, x):
+        return jnp.log(x) - jnp.log1p(-x)
+
+    def _log_slope(self, z):
+        return -jax.nn.softplus(z) - jax.nn.softplus(-z)
+
+
+@dataclasses.dataclass(frozen=True)
+class Logit(ScalarMap):
+    """x = log(z / (1 - z)), (0, 1) to R; log x' = -log z - log(1 - z)."""
+
+    def _map(self, z):
+        return jnp.log(z) - jnp.log1p(-z)
+
+    def _unmap(self, x):
+        return jax.nn.sigmoid(x)
+
+    def _log_slope(self, z):
+        return -jnp.log(z) - jnp.log1p(-z)
+
+
+@dataclasses.dataclass(frozen=True)
+class Softplus(ScalarMap):
+    """x = log(1 + exp z), R to (0, inf); log x' = -softplus(-z)."""
+
+    def _map(self, z):
+        return jax.nn.softplus(z)
+
+    def _unmap(self, x):
+        return x + jnp.log(-jnp.expm1(-x))
+
+    def _log_slope(self, z):
+        return -jax.nn.softplus(-z)
+
+
+@dataclasses.dataclass(frozen=True)
+class Exp(ScalarMap):
+    """x = exp z, R to (0, inf); log x' = z."""
+
+    def _map(self, z):
+        return jnp.exp(z)
+
+    def _unmap(self, x):
+        return jnp.log(x)
+
+    def _log_slope(self, z):
+        return z
+
+
+@dataclasses.dataclass(frozen=True)
+class Power(ScalarMap):
+    """x = sign(z) |z|^power, power > 0, an odd map of R (of (0, inf) to itself on positive z).
+
+    log x' = log power + (power - 1) log |z|, infinite at z = 0 unless power = 1.
+    """
+
+    power: float = 2.0
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not self.power > 0:
+            raise ValueError(f"power must be > 0, got {self.power}")
+
+    def _map(self, z):
+        return jnp.sign(z) * jnp.abs(z) ** self.power
+
+    def _unmap(self, x):
+        return jnp.sign(x) * jnp.abs(x) ** (1.0 / self.power)
+
+    def _log_slope(self, z):
+        return math.log(self.power) + (self.power - 1.0) * jnp.log(jnp.abs(z))

@@ -1,0 +1,140 @@
+"""A health report of a trained bijector: where it loses digits, stretches too far, or leaves the range of its splines.
+
+Each layer is looked at on the data that reach it, from the data side to the base. The float32 round trip of a layer with
+smallest local slope s loses about eps |x| / s: the report shows both, and warns before a log_prob cannot be trusted.
+"""
+
+import functools
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+
+from genmod.base import Array, Bijector, Context, Params, cast
+from genmod.bijectors.autoregressive import Autoregressive
+from genmod.bijectors.combinators import Chain, Invert, Repeat, context_for
+from genmod.bijectors.coupling import Coupling
+from genmod.bijectors.transformers import Elementwise
+
+_WARN_LOG_PROB, _WARN_ROUND_TRIP = 1e-2, 1e-3
+
+
+class LayerHealth(NamedTuple):
+    """One layer on the data: round-trip error x -> z -> x, extreme singular values of dx/dz, share in the tails."""
+
+    name: str
+    round_trip: float
+    smallest_slope: float
+    largest_slope: float
+    tail_share: float  # nan where the layer has no tails
+    log_det_range: tuple[float, float]
+
+
+class HealthReport(NamedTuple):
+    """What `health` found; print it."""
+
+    layers: tuple[LayerHealth, ...]
+    round_trip: float
+    log_det_error: float
+    warnings: tuple[str, ...]
+
+    def __str__(self) -> str:
+        head = f"{'layer (data to base)':<34}{'round trip':>11}{'slopes of x(z)':>22}{'in tails':>10}{'log_det':>18}"
+        lines = [head]
+        for layer in self.layers:
+            slopes = f"{layer.smallest_slope:.2g} .. {layer.largest_slope:.2g}"
+            tails = "" if np.isnan(layer.tail_share) else f"{layer.tail_share:.2%}"
+            log_dets = "{:.2f} .. {:.2f}".format(*layer.log_det_range)
+            lines.append(f"{layer.name[:33]:<34}{layer.round_trip:>11.1e}{slopes:>22}{tails:>10}{log_dets:>18}")
+        lines.append(f"whole: round trip {self.round_trip:.1e}, log_det against float64 {self.log_det_error:.1e} nats")
+        return "\n".join(lines + [f"warning: {warning}" for warning in self.warnings])
+
+
+def health(
+    bijector: Bijector, params: Params, x: ArrayLike, context: ArrayLike | None = None, *, num_points: int = 256
+) -> HealthReport:
+    """Looks at each layer of a bijector on up to `num_points` data x, (n,) + event shape, in the dtype of x.
+
+    Slopes are singular values of each layer's Jacobian dx/dz, so their logs bound what a layer adds to the log-density.
+    Raises what the bijector raises for a wrong shape.
+    """
+    points = jnp.asarray(x)[:num_points]
+    context = None if context is None else jnp.asarray(context)[:num_points]
+    layers, event = [], points
+    for name, layer, layer_params in _layers(bijector, params):
+        measured, event = _measure(layer, layer_params, event, context_for(layer, context))
+        layers.append(_layer_health(name, *jax.device_get(measured)))
+    z, log_det, round_trip = jax.device_get(_whole(bijector, params, points, context))
+    with jax.enable_x64(True):
+        wide = jnp.asarray(np.asarray(points), np.float64)
+        wide_context = None if context is None else jnp.asarray(np.asarray(context), np.float64)
+        exact_log_det = np.asarray(_whole(bijector, cast(params, np.float64), wide, wide_context)[1])
+    error = float(np.abs(log_det - exact_log_det).max())
+    size = float(np.abs(np.asarray(points) - np.asarray(points).mean(0)).max()) or 1.0
+    return HealthReport(tuple(layers), float(round_trip), error, tuple(_warnings(layers, error, float(round_trip) / size)))
+
+
+def _layers(bijector: Bijector, params: Params) -> Iterator[tuple[str, Bijector, Params]]:
+    """The simple layers from the data side to the base."""
+    if isinstance(bijector, Chain):
+        for inner, inner_params in reversed(list(zip(bijector.bijectors, params, strict=True))):
+            yield from _layers(inner, inner_params)
+    elif isinstance(bijector, Repeat):
+        for i in reversed(range(bijector.num)):
+            one = jax.tree.map(lambda p, i=i: p[i], params)
+            yield from ((f"{i}: {name}", layer, p) for name, layer, p in _layers(bijector.bijector, one))
+    else:
+        inner = bijector.bijector if isinstance(bijector, Invert) else bijector
+        transformer = getattr(inner, "transformer", None)
+        name = type(inner).__name__ + ("" if transformer is None else f"({type(transformer).__name__})")
+        yield (f"Invert({name})" if isinstance(bijector, Invert) else name), bijector, params
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _measure(layer: Bijector, params: Params, x: Array, context: Context):
+    axes = (None, 0, None if context is None else 0)
+    z, log_det = jax.vmap(layer.inverse_and_log_det, axes)(params, x, context)
+    back = jax.vmap(layer.forward, axes)(params, z, context)
+    # dz/dx is the cheap direction of a density model; its singular values are the reciprocals of those of dx/dz.
+    jacobian = jax.vmap(jax.jacfwd(layer.inverse, argnums=1), axes)(params, x, context)
+    size = int(np.prod(x.shape[1:], dtype=int))
+    slopes = jnp.linalg.svd(jacobian.reshape(-1, size, size), compute_uv=False)
+    measured = jnp.abs(back - x).max(), 1 / slopes.max(), 1 / slopes.min(), _tail_share(layer, z, x), log_det.min(), log_det.max()
+    return measured, z
+
+
+def _layer_health(name, round_trip, smallest, largest, tails, low, high) -> LayerHealth:
+    return LayerHealth(name, float(round_trip), float(smallest), float(largest), float(tails), (float(low), float(high)))
+
+
+def _tail_share(layer: Bijector, z: Array, x: Array) -> Array:
+    """Share of transformed coordinates on the straight part of their transformer (nan if it has none)."""
+    inner, inside = (layer.bijector, x) if isinstance(layer, Invert) else (layer, z)
+    if not isinstance(inner, Coupling | Autoregressive | Elementwise) or inner.transformer.interval is None:
+        return jnp.full((), jnp.nan)
+    if isinstance(inner, Coupling):
+        inside = jax.vmap(inner.parts)(inside)[1]
+    low, high = inner.transformer.interval
+    return jnp.mean((inside < low) | (inside > high))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _whole(bijector: Bijector, params: Params, x: Array, context: Context):
+    axes = (None, 0, None if context is None else 0)
+    z, log_det = jax.vmap(bijector.inverse_and_log_det, axes)(params, x, context)
+    return z, log_det, jnp.abs(jax.vmap(bijector.forward, axes)(params, z, context) - x).max()
+
+
+def _warnings(layers: list[LayerHealth], log_det_error: float, round_trip: float) -> Iterator[str]:
+    if not np.isfinite([log_det_error, round_trip]).all():
+        yield "values that are not finite on the data; the model has diverged"
+    elif log_det_error > _WARN_LOG_PROB:
+        yield f"float32 is not enough here: log_prob is off by up to {log_det_error:.1e} nats; use float64 (jax_enable_x64)"
+    elif round_trip > _WARN_ROUND_TRIP:
+        yield f"float32 is not enough for the inverse: x comes back off by {round_trip:.1e} of the data's range"
+    for layer in layers:
+        if layer.tail_share > 0.05:
+            yield f"{layer.name}: {layer.tail_share:.1%} of its inputs lie outside the spline; raise its bound"

@@ -1,0 +1,197 @@
+"""Planar, radial and Sylvester flows: rank-one, radial and rank-M perturbations of the identity.
+
+`forward` is closed; `inverse` solves scalar monotone equations numerically (planar: one, Sylvester: M) with implicit
+gradients, except the radial flow's, which is a quadratic. To train a DENSITY put them in `Invert`, so that data to base is
+the cheap direction. A context, where declared, shifts the bias through a linear map that starts at zero.
+"""
+
+import dataclasses
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+
+from genmod.base import Array, Bijector, Context, Shape, check_positive
+from genmod.bijectors.linear import reflect
+from genmod.bijectors.numerical import monotone_root
+
+
+@dataclasses.dataclass(frozen=True)
+class Planar(Bijector):
+    """x = z + u tanh(w.z + b) (Rezende & Mohamed 2015, arXiv:1505.05770, eq. 10).
+
+    det = 1 + u.w h'(w.z + b); u is moved along w so that w.u > -1, which makes the map invertible (ibid., app. A.1).
+    """
+
+    context_shape: Shape | None = None
+
+    def _init(self, key, x, context):
+        dim = _vector_dim(x)
+        w = jax.random.normal(key, (dim,), x.dtype) / jnp.sqrt(jnp.asarray(dim, x.dtype))
+        # m(0) = 0 below: u = 0 is the identity.
+        return {"w": w, "u": jnp.zeros(dim, x.dtype), "b": jnp.zeros((), x.dtype), **_context_kernel(context, (), x.dtype)}
+
+    def _forward(self, params, z, context):
+        w, u, w_dot_u = self._direction(params)
+        h = jnp.tanh(w @ z + _bias(params, context))
+        return z + u * h, jnp.log1p(w_dot_u * (1 - h**2))
+
+    def _inverse(self, params, x, context):
+        w, u, w_dot_u = self._direction(params)
+        raw = jnp.stack([w_dot_u, _bias(params, context)])
+        h = jnp.tanh(monotone_root(_along_w, raw, w @ x) + raw[1])
+        return x - u * h, -jnp.log1p(w_dot_u * (1 - h**2))
+
+    def _direction(self, params):
+        """w, the constrained u, and w.u = m(w.u_free) with m of `_above_minus_one`."""
+        w, u = params["w"], params["u"]
+        free = w @ u
+        constrained = _above_minus_one(free)
+        return w, u + (constrained - free) * w / (w @ w), constrained
+
+
+def _along_w(raw, a):
+    return a + raw[0] * jnp.tanh(a + raw[1])
+
+
+@dataclasses.dataclass(frozen=True)
+class Radial(Bijector):
+    """x = z + beta (z - c) / (alpha + |z - c|) (Rezende & Mohamed 2015, eq. 14), alpha > 0, beta > -alpha.
+
+    With r = |z - c|, g = 1 + beta / (alpha + r): det = g^(D-1) (1 + alpha beta / (alpha + r)^2). A context moves c.
+    """
+
+    context_shape: Shape | None = None
+
+    def _init(self, key, x, context):
+        dim = _vector_dim(x)
+        center = jax.random.normal(key, (dim,), x.dtype)
+        zero = jnp.zeros((), x.dtype)
+        return {"b": center, "log_alpha": zero, "ratio": zero, **_context_kernel(context, (dim,), x.dtype)}
+
+    def _forward(self, params, z, context):
+        center, alpha, beta = self._shape(params, context)
+        offset = z - center
+        r = _safe_norm(offset)
+        return center + offset * (1 + beta / (alpha + r)), self._log_det(r, alpha, beta, z.size)
+
+    def _inverse(self, params, x, context):
+        center, alpha, beta = self._shape(params, context)
+        offset = x - center
+        distance = _safe_norm(offset)
+        # distance = r + beta r / (alpha + r): the positive root of r^2 + (alpha + beta - distance) r - alpha distance.
+        half = 0.5 * (alpha + beta - distance)
+        root = jnp.sqrt(half**2 + alpha * distance)
+        r = jnp.where(half > 0, alpha * distance / (half + root), root - half)
+        return center + offset / (1 + beta / (alpha + r)), -self._log_det(r, alpha, beta, x.size)
+
+    def _shape(self, params, context):
+        alpha = jnp.exp(params["log_alpha"])
+        return _bias(params, context), alpha, alpha * _above_minus_one(params["ratio"])
+
+    def _log_det(self, r, alpha, beta, dim):
+        return (dim - 1) * jnp.log1p(beta / (alpha + r)) + jnp.log1p(alpha * beta / (alpha + r) ** 2)
+
+
+@dataclasses.dataclass(frozen=True)
+class Sylvester(Bijector):
+    """x = z + Q R tanh(S Q^T z + b), R and S upper triangular M x M (van den Berg et al. 2018, arXiv:1803.05649, eq. 13).
+
+    Sylvester's identity gives det = det(I_M + diag(h') S R) = prod_i (1 + h'_i S_ii R_ii), with R_ii S_ii > -1 for an
+    invertible map. `basis` says what Q (D x M, orthonormal columns) is: "orthogonal" (QR of a free matrix),
+    "householder" (`num_units` reflections), or "triangular" (the identity, M = D; alternate with permutations).
+    """
+
+    num_units: int | None = None
+    basis: Literal["orthogonal", "householder", "triangular"] = "orthogonal"
+    context_shape: Shape | None = None
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.num_units is not None:
+            check_positive(num_units=self.num_units)
+        if self.basis not in ("orthogonal", "householder", "triangular"):
+            raise ValueError(f"basis must be 'orthogonal', 'householder' or 'triangular', got {self.basis!r}")
+        if self.basis == "triangular" and self.num_units is not None:
+            raise ValueError("basis='triangular' has as many units as coordinates; leave num_units=None")
+
+    def _init(self, key, x, context):
+        dim = _vector_dim(x)
+        m = dim if self.num_units is None else self.num_units
+        if m > dim:
+            raise ValueError(f"num_units must be at most the dimension {dim}, got {m}")
+        keys = jax.random.split(key, 2)
+        params = {
+            "r": jnp.zeros((m, m), x.dtype),
+            "s": jnp.triu(jax.random.normal(keys[0], (m, m), x.dtype)) / jnp.sqrt(jnp.asarray(m, x.dtype)),
+            "b": jnp.zeros(m, x.dtype),
+            **_context_kernel(context, (m,), x.dtype),
+        }
+        shape = {"orthogonal": (dim, m), "householder": (m, dim)}.get(self.basis)
+        return params if shape is None else params | {"q": jax.random.normal(keys[1], shape, x.dtype)}
+
+    def _forward(self, params, z, context):
+        r, s, products = self._triangles(params)
+        q = self._q(params, z.shape[0])
+        h = jnp.tanh(s @ (q.T @ z) + _bias(params, context))
+        return z + q @ (r @ h), jnp.log1p((1 - h**2) * products).sum()
+
+    def _inverse(self, params, x, context):
+        r, s, products = self._triangles(params)
+        q, bias = self._q(params, x.shape[0]), _bias(params, context)
+        y = q.T @ x
+
+        # v = Q^T z solves v + R tanh(S v + b) = y, from the last row up: each row is one monotone scalar equation.
+        def row(carry, i):
+            v, h = carry
+            raw = jnp.stack([r[i, i], s[i, i], bias[i] + s[i] @ v])
+            v_i = monotone_root(_one_unit, raw, y[i] - r[i] @ h)
+            return (v.at[i].set(v_i), h.at[i].set(jnp.tanh(raw[1] * v_i + raw[2]))), None
+
+        start = jnp.zeros_like(y), jnp.zeros_like(y)
+        (_, h), _ = jax.lax.scan(row, start, jnp.arange(y.shape[0]), reverse=True)
+        return x - q @ (r @ h), -jnp.log1p((1 - h**2) * products).sum()
+
+    def _triangles(self, params):
+        """R, S, and their diagonal products R_ii S_ii > -1. S_ii = exp(.) > 0, R_ii = m(free) / S_ii."""
+        scale = jnp.exp(jnp.tanh(jnp.diagonal(params["s"])))
+        products = _above_minus_one(jnp.diagonal(params["r"]) * scale)
+        r = jnp.triu(params["r"], 1) + jnp.diag(products / scale)
+        return r, jnp.triu(params["s"], 1) + jnp.diag(scale), products
+
+    def _q(self, params, dim):
+        if self.basis == "orthogonal":
+            return jnp.linalg.qr(params["q"])[0]
+        m = params["b"].shape[0]
+        columns = jnp.eye(dim, m, dtype=params["b"].dtype)
+        return columns if self.basis == "triangular" else jax.vmap(reflect, (None, 1), 1)(params["q"], columns)
+
+
+def _one_unit(raw, v):
+    return v + raw[0] * jnp.tanh(raw[1] * v + raw[2])
+
+
+def _above_minus_one(free: Array) -> Array:
+    """(1 - d) softplus(free + log(e - 1)) - 1 + d, d = 1e-3: 0 at 0, and never nearer than d to -1, where a slope vanishes."""
+    floor = 1e-3
+    return (1 - floor) * (jax.nn.softplus(free + jnp.log(jnp.expm1(jnp.ones((), free.dtype)))) - 1)
+
+
+def _bias(params, context: Context) -> Array:
+    return params["b"] if context is None else params["b"] + context.reshape(-1) @ params["kernel"]
+
+
+def _context_kernel(context: Context, shape: Shape, dtype) -> dict[str, Array]:
+    return {} if context is None else {"kernel": jnp.zeros((context[0].size, *shape), dtype)}
+
+
+def _safe_norm(x: Array) -> Array:
+    """|x| with gradient zero, not NaN, at the origin."""
+    square = x @ x
+    return jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1.0)), 0.0)
+
+
+def _vector_dim(x: Array) -> int:
+    if x.ndim != 2:
+        raise ValueError(f"this bijector takes vectors, batches of shape (n, D), got {x.shape}")
+    return x.shape[1]

@@ -1,0 +1,38 @@
+"""Data sets: toys whose density and entropy are known exactly, and real tables.
+
+data = gm.data.two_moons(key, 20_000)      # .train .validation .test .log_prob .entropy
+data = gm.data.table("my.csv", seed=0)     # .train .validation .test
+"""
+
+from genmod.data.base import Toy as Toy
+from genmod.data.checkerboard import Checkerboard as Checkerboard, checkerboard as checkerboard
+from genmod.data.curves import (
+    SwissRoll as SwissRoll,
+    TwoMoons as TwoMoons,
+    TwoSpirals as TwoSpirals,
+    swiss_roll as swiss_roll,
+    two_moons as two_moons,
+    two_spirals as two_spirals,
+)
+from genmod.data.dataset import Dataset as Dataset, from_density as from_density, split as split, standardize as standardize
+from genmod.data.mixtures import (
+    EightGaussians as EightGaussians,
+    Funnel as Funnel,
+    GaussianGrid as GaussianGrid,
+    TwoBumps as TwoBumps,
+    TwoNorm as TwoNorm,
+    eight_gaussians as eight_gaussians,
+    funnel as funnel,
+    gaussian_grid as gaussian_grid,
+    two_bumps as two_bumps,
+    twonorm as twonorm,
+)
+from genmod.data.pinwheel import Pinwheel as Pinwheel, pinwheel as pinwheel
+from genmod.data.rings import Rings as Rings, rings as rings
+from genmod.data.tables import (
+    breast_cancer as breast_cancer,
+    digits as digits,
+    miniboone as miniboone,
+    table as table,
+    wine as wine,
+)

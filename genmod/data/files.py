@@ -1,0 +1,90 @@
+"""Reading tables from .npy, .npz and .csv into NumPy, without ever unpickling."""
+
+import csv
+import pathlib
+import zipfile
+
+import numpy as np
+
+_WANTED = "a .npy, .npz or .csv table"
+
+
+def read(path: pathlib.Path) -> tuple[dict[str, np.ndarray], list[str] | None]:
+    """The arrays of a file by name ('' in a .npy or .csv), and the columns of a .csv header.
+
+    Raises:
+        TypeError: an array of Python objects.
+        ValueError: unknown suffix, a damaged file, or a .csv that is not a number table.
+    """
+    suffix = path.suffix.lower()
+    if suffix == ".csv":
+        return _read_csv(path)
+    if suffix not in (".npy", ".npz"):
+        raise ValueError(f"{path.name} ends in {suffix!r}, but {_WANTED} is wanted: save it as one of these.")
+    try:
+        loaded = np.load(path, allow_pickle=False)
+        if isinstance(loaded, np.ndarray):
+            return {"": loaded}, None
+        with loaded:
+            arrays = {name: loaded[name] for name in loaded.files}
+    except (ValueError, EOFError, OSError, zipfile.BadZipFile) as error:
+        if "Object arrays" in str(error):
+            raise TypeError(
+                f"{path.name} holds Python objects, but real floats are wanted: convert it with x.astype(float)."
+            ) from None
+        raise ValueError(f"{path.name} cannot be read as {_WANTED} ({error}): save it again.") from None
+    if not arrays:
+        raise ValueError(f"{path.name} is empty, but an array is wanted: save it again.")
+    return arrays, None
+
+
+def _read_csv(path: pathlib.Path) -> tuple[dict[str, np.ndarray], list[str] | None]:
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            rows = [[cell.strip() for cell in row] for row in csv.reader(file) if any(map(str.strip, row))]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"{path.name} cannot be read as a .csv table ({error}): save it as UTF-8 text.") from None
+    if not rows:
+        raise ValueError(f"{path.name} is empty, but a table of numbers is wanted: check the file.")
+    header = rows.pop(0) if _is_header(rows) else None
+    width = len(rows[0]) if header is None and rows else len(header or ())
+    for i, row in enumerate(rows):
+        if len(row) != width:
+            raise ValueError(
+                f"{path.name} has {len(row)} cells in row {i} (from 0), but {width} are wanted as in its first row: "
+                "check its commas."
+            )
+    values = np.empty((len(rows), width))
+    for i, row in enumerate(rows):
+        for j, cell in enumerate(row):
+            if (value := _number(cell)) is None:
+                name = j if header is None else repr(header[j])
+                raise ValueError(
+                    f"column {name} of {path.name} is not numeric (row {i} has {cell!r}): drop the column or encode "
+                    "it as numbers."
+                )
+            values[i, j] = value
+    if rows and all(_is_integer(cell) for row in rows for cell in row):
+        values = values.astype(np.int64)
+    return {"": values}, header
+
+
+def _is_header(rows: list[list[str]]) -> bool:
+    """No cell is a number, or a text cell stands above a number."""
+    text = [_number(cell) is None for cell in rows[0]]
+    below = [] if len(rows) == 1 else [_number(cell) is not None for cell in rows[1]]
+    return all(text) or any(t and b for t, b in zip(text, below, strict=False))
+
+
+def _number(cell: str) -> float | None:
+    """The value of a cell, nan where it is empty, None where it is text."""
+    if not cell:
+        return float("nan")
+    try:
+        return float(cell)
+    except ValueError:
+        return None
+
+
+def _is_integer(cell: str) -> bool:
+    return cell.lstrip("+-").isdigit()

@@ -1,0 +1,180 @@
+"""Real tables as data sets: rows are events, columns are dimensions.
+
+`table` reads a file of the user; `digits`, `breast_cancer` and `wine` come with
+scikit-learn; `miniboone` is read from the folder named by GENMOD_DATA.  Nothing is
+scaled here: `standardize` does that, on purpose and in sight, because a change of
+units moves every log-density.  Their densities are unknown, so `.log_prob` and
+`.entropy` are None.
+
+Refused, because no density exists there: integers (a density model can put infinite
+density on them: add uniform noise, which is called dequantisation), missing or
+infinite values, columns that are text.
+"""
+
+import os
+import pathlib
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from genmod.data.dataset import Dataset, split
+from genmod.data.files import read
+
+_MIN_ROWS = 10
+_SPLITS = {"train": ("train",), "validation": ("validation", "val", "valid"), "test": ("test",)}
+
+
+def table(path: str | os.PathLike[str], seed: int = 0) -> Dataset:
+    """Reads a table (n, d) from .npy, .npz or .csv, split 80/10/10 with `seed`.
+
+    A .npz holds one array, or arrays `train`, `validation` (or `val`, `valid`) and
+    `test`, which are kept as they are.  A .csv may have a header row.  An array (n,)
+    is taken as (n, 1).
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        TypeError: the entries are integers, text or objects.
+        ValueError: unknown suffix, wrong rank, fewer than 10 rows, entries that are
+            missing or infinite, splits of different width, unknown .npz keys.
+    """
+    path = pathlib.Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file {str(path)!r}: give the path of a .npy, .npz or .csv table.")
+    arrays, columns = read(path)
+    if len(arrays) == 1:
+        ((key, x),) = arrays.items()
+        where = path.name if key == "" else f"{path.name}[{key!r}]"
+        return Dataset(path.stem, *map(_array, split(_checked(x, where, columns), seed=seed)))
+    found = {name: [k for k in keys if k in arrays] for name, keys in _SPLITS.items()}
+    if any(len(keys) != 1 for keys in found.values()) or len(arrays) != 3:
+        raise ValueError(
+            f"{path.name} has the arrays {sorted(arrays)}, but one array, or train, validation and test, is "
+            "wanted: save it with numpy.savez(path, train=..., validation=..., test=...)."
+        )
+    parts = [
+        _checked(arrays[keys[0]], f"{path.name}[{keys[0]!r}]", None, _MIN_ROWS if name == "train" else 1)
+        for name, keys in found.items()
+    ]
+    if len({x.shape[1] for x in parts}) != 1:
+        raise ValueError(
+            f"the splits of {path.name} have {', '.join(str(x.shape[1]) for x in parts)} columns, but must have "
+            "equally many: save the same columns in each."
+        )
+    return Dataset(path.stem, *map(_array, parts))
+
+
+def miniboone(seed: int = 0) -> Dataset:
+    """MINIBOONE, 43 columns, in a small-data protocol: 2956 / 328 / 3648 rows.
+
+    The published validation split is cut 90/10 with `seed` into train and validation,
+    and `test` is the published test split, with the preprocessing of Papamakarios et al.
+    (2017).  Numbers are NOT comparable with those of models trained on the full 29556 rows.
+
+    Raises:
+        FileNotFoundError: GENMOD_DATA is not set, or lacks the file.
+        ValueError: the file does not hold `val` and `test`.
+    """
+    path = _data_file("miniboone/miniboone_val_test.npz")
+    arrays, _ = read(path)
+    if not {"val", "test"} <= set(arrays):
+        raise ValueError(f"{path.name} has arrays {sorted(arrays)}, but 'val' and 'test' are wanted: fetch it again.")
+    val, test = (_checked(arrays[k], f"{path.name}[{k!r}]") for k in ("val", "test"))
+    order = np.random.default_rng(seed).permutation(len(val))
+    num_train = len(val) - len(val) // 10
+    return Dataset("miniboone", *map(_array, (val[order[:num_train]], val[order[num_train:]], test)))
+
+
+def digits(seed: int = 0) -> Dataset:
+    """scikit-learn's 8 x 8 digits, 1797 x 64, dequantised to x = (k + U[0, 1)) / 17.
+
+    k in 0..16 is the grey level and the noise is always the same, so x is in [0, 1).  A
+    model's E[log p(x)] - 64 log 17 is a LOWER bound on its log-probability of the integers.
+    Split 80/10/10 with `seed`.
+
+    Raises:
+        ImportError: scikit-learn is not installed.
+    """
+    levels = _sklearn_datasets().load_digits().data
+    noise = np.random.default_rng(0).random(levels.shape)
+    return _split_dataset("digits", (levels + noise) / 17, seed)
+
+
+def breast_cancer(seed: int = 0) -> Dataset:
+    """The Wisconsin diagnostic breast cancer table, 569 x 30, raw units, split 80/10/10.
+
+    Raises:
+        ImportError: scikit-learn is not installed.
+    """
+    return _split_dataset("breast_cancer", _sklearn_datasets().load_breast_cancer().data, seed)
+
+
+def wine(seed: int = 0) -> Dataset:
+    """The UCI wine table, 178 x 13, raw units, split 80/10/10 with `seed`.
+
+    Values are rounded (proline to integers), so a very flexible model can overfit the grid.
+
+    Raises:
+        ImportError: scikit-learn is not installed.
+    """
+    return _split_dataset("wine", _sklearn_datasets().load_wine().data, seed)
+
+
+def _split_dataset(name: str, x: np.ndarray, seed: int) -> Dataset:
+    return Dataset(name, *map(_array, split(_checked(x, name), seed=seed)))
+
+
+def _array(x: np.ndarray) -> Any:
+    return jnp.asarray(x, jnp.result_type(float))
+
+
+def _sklearn_datasets() -> Any:
+    try:
+        import sklearn.datasets  # an optional extra
+    except ImportError as error:
+        raise ImportError(
+            'this table comes with scikit-learn, which is not installed: pip install "genmod-jax[experiments]".'
+        ) from error
+    return sklearn.datasets
+
+
+def _data_file(name: str) -> pathlib.Path:
+    folder = os.environ.get("GENMOD_DATA")
+    if not folder:
+        raise FileNotFoundError(
+            f"the file {name} is wanted from the folder named by the environment variable GENMOD_DATA, which is "
+            "not set: set it to the folder that holds your data."
+        )
+    path = pathlib.Path(folder) / name
+    if not path.is_file():
+        raise FileNotFoundError(f"the file {name} is wanted, but GENMOD_DATA={folder} lacks it: put it there.")
+    return path
+
+
+def _checked(x: np.ndarray, where: str, columns: list[str] | None = None, min_rows: int = _MIN_ROWS) -> np.ndarray:
+    """x as a float table (n, d) with n >= min_rows and finite entries, or a clear error."""
+    if np.issubdtype(x.dtype, np.integer) or x.dtype == np.bool_:
+        raise TypeError(
+            f"{where} has dtype {x.dtype}, and integers have no density: dequantise them first, for example with "
+            "x + numpy.random.default_rng(0).random(x.shape)."
+        )
+    if not np.issubdtype(x.dtype, np.floating):
+        raise TypeError(f"{where} has dtype {x.dtype}, but real floats are wanted: convert it with x.astype(float).")
+    if x.ndim == 1:
+        x = x[:, None]
+    if x.ndim != 2:
+        raise ValueError(f"{where} has shape {x.shape}, but (rows, columns) is wanted: reshape it to two axes.")
+    if x.size == 0:
+        raise ValueError(f"{where} is empty (shape {x.shape}), but {min_rows} rows or more are wanted: check the file.")
+    if len(x) < min_rows:
+        raise ValueError(f"{where} has {len(x)} rows, but at least {min_rows} are wanted: bring more data.")
+    with np.errstate(over="ignore"):  # a value too large for JAX's float type becomes inf
+        bad = np.argwhere(~np.isfinite(x.astype(jnp.result_type(float))))
+    if len(bad):
+        row, column = (int(i) for i in bad[0])
+        name = column if columns is None else repr(columns[column])
+        raise ValueError(
+            f"{where} has {len(bad)} values that are not finite, the first ({x[row, column]}) in row {row} (from 0), "
+            f"column {name}: drop or fill them."
+        )
+    return x

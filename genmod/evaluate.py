@@ -1,0 +1,59 @@
+"""Evaluation of any model on held-out data: its negative log-likelihood by name, with errors, and its gap to the truth."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+
+from genmod.base import Array, Key, Likelihood, Params, num_params
+from genmod.keys import stream
+from genmod.metrics import mean_and_sem
+from genmod.models.base import Model
+
+
+def evaluate(
+    model: Model,
+    params: Params,
+    x: ArrayLike,
+    context: ArrayLike | None = None,
+    *,
+    key: Key | None = None,
+    true_log_prob: Callable[[Array], Array] | None = None,
+    batch_size: int = 10_000,
+) -> dict[str, float]:
+    """Test metrics of `params` on x, (n,) + event_shape, as plain numbers, in nats; sums are taken in float64.
+
+    The negative log-likelihood stands under a key that says what it is: `nll_nats` (exact), `nll_estimate_nats`,
+    `nll_upper_bound_nats`; its standard error under the same key + `_sem`. With `true_log_prob`, `gap_nats` is the paired
+    mean of log p_true(x) - log p_model(x), an estimate of KL(true || model), with `gap_nats_sem`. `num_params` is counted.
+
+    key: for models whose log_prob is stochastic. Raises ValueError for a model without a normalised log_prob, and for
+    values that are not finite.
+    """
+    if model.likelihood > Likelihood.LOWER_BOUND:
+        raise ValueError(f"{type(model).__name__} has no normalised log_prob (it is {model.likelihood.name})")
+    x = jnp.asarray(x)
+    context = None if context is None else jnp.asarray(context)
+    log_probs = []
+    for i, start in enumerate(range(0, x.shape[0], batch_size)):
+        rows = slice(start, start + batch_size)
+        part_key = None if key is None else stream(key, "evaluate", i)
+        part = model.log_prob(params, x[rows], None if context is None else context[rows], key=part_key)
+        log_probs.append(np.asarray(jax.device_get(part), np.float64))
+    log_prob = np.concatenate(log_probs)
+    if not np.isfinite(log_prob).all():
+        bad = int((~np.isfinite(log_prob)).sum())
+        raise ValueError(f"log_prob is not finite for {bad} of {len(log_prob)} events: outside the support, or diverged")
+    name = model.likelihood.nll_key
+    metrics = {"num_params": num_params(params)} | _named(name, -log_prob)
+    if true_log_prob is not None:
+        truth = np.asarray(jax.device_get(true_log_prob(x)), np.float64)
+        metrics |= _named("gap_nats", truth - log_prob)
+    return metrics
+
+
+def _named(name: str, values: np.ndarray) -> dict[str, float]:
+    mean, sem = mean_and_sem(values)
+    return {name: float(mean), f"{name}_sem": float(sem)}

@@ -1,0 +1,282 @@
+"""The published flows, each a few lines that choose parts. All return a `Flow`: exact log_prob, exact samples.
+
+Common arguments: `event_shape` (D,) of a vector; `num_layers`; `hidden_sizes` and `activation` of the networks;
+`context_shape` for a conditional flow; `base`, a `gm.densities.Density` or a `distrax.Distribution` (None: standard
+normal); `standardize`, whether the data are standardised by a fixed layer inside the model, so that densities are those of
+the user's data; `seed` of the random permutations; `dtype` of the networks' arithmetic (jnp.bfloat16 for half precision:
+bijectors and log-determinants stay in at least float32).
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import jax
+
+from genmod import nets
+from genmod.base import Array, Bijector, Shape, check_positive
+from genmod.bijectors import (
+    ActNorm,
+    Additive,
+    Affine,
+    Autoregressive,
+    Chain,
+    Coupling,
+    DeepSigmoidal,
+    DiagonalAffine,
+    Invert,
+    LULinear,
+    Permutation,
+    Planar,
+    Radial,
+    RationalQuadraticSpline,
+    Repeat,
+    Standardize,
+    Sylvester,
+    Transformer,
+    TriangularAffine,
+    random_order,
+)
+from genmod.densities import as_density
+from genmod.models.flow import Flow
+
+Activation = Callable[[Array], Array]
+
+
+def affine(event_shape: Shape, num_layers: int = 1, *, base: Any = None, standardize: bool = True) -> Flow:
+    """x = T z + b, T triangular: with the normal base a full Gaussian, the model that every other has to beat."""
+    return _flow(TriangularAffine(), event_shape, num_layers, base, standardize)
+
+
+def nice(
+    event_shape: Shape,
+    num_layers: int = 8,
+    *,
+    hidden_sizes: Sequence[int] = (128, 128),
+    activation: Activation = jax.nn.relu,
+    context_shape: Shape | None = None,
+    base: Any = None,
+    standardize: bool = True,
+    seed: int = 0,
+    dtype: Any = None,
+) -> Flow:
+    """NICE: additive couplings and one diagonal scaling (Dinh et al. 2014, arXiv:1410.8516)."""
+    layer = _coupling(Additive(), event_shape, hidden_sizes, activation, context_shape, dtype)
+    return _flow(layer, event_shape, num_layers, base, standardize, seed, last=(DiagonalAffine(),))
+
+
+def real_nvp(
+    event_shape: Shape,
+    num_layers: int = 8,
+    *,
+    hidden_sizes: Sequence[int] = (128, 128),
+    activation: Activation = jax.nn.relu,
+    context_shape: Shape | None = None,
+    base: Any = None,
+    standardize: bool = True,
+    seed: int = 0,
+    dtype: Any = None,
+) -> Flow:
+    """RealNVP: affine couplings with permutations between them (Dinh et al. 2016, arXiv:1605.08803)."""
+    layer = _coupling(Affine(), event_shape, hidden_sizes, activation, context_shape, dtype)
+    return _flow(layer, event_shape, num_layers, base, standardize, seed)
+
+
+def glow_1d(
+    event_shape: Shape,
+    num_layers: int = 8,
+    *,
+    hidden_sizes: Sequence[int] = (128, 128),
+    activation: Activation = jax.nn.relu,
+    context_shape: Shape | None = None,
+    base: Any = None,
+    standardize: bool = True,
+    seed: int = 0,
+    dtype: Any = None,
+) -> Flow:
+    """Glow's step on vectors: actnorm, LU linear, affine coupling (Kingma & Dhariwal 2018, arXiv:1807.03039)."""
+    coupling = _coupling(Affine(), event_shape, hidden_sizes, activation, context_shape, dtype)
+    layer = Chain((coupling, LULinear(random_order(_dim(event_shape), seed)), ActNorm()))
+    return _flow(layer, event_shape, num_layers, base, standardize)
+
+
+def neural_spline_flow(
+    event_shape: Shape,
+    num_layers: int = 8,
+    *,
+    num_bins: int = 8,
+    bound: float = 4.0,
+    hidden_sizes: Sequence[int] = (128, 128),
+    activation: Activation = jax.nn.relu,
+    context_shape: Shape | None = None,
+    base: Any = None,
+    standardize: bool = True,
+    seed: int = 0,
+    dtype: Any = None,
+) -> Flow:
+    """NSF: rational-quadratic spline couplings on [-bound, bound] (Durkan et al. 2019, arXiv:1906.04032)."""
+    spline = RationalQuadraticSpline(num_bins, bound)
+    layer = _coupling(spline, event_shape, hidden_sizes, activation, context_shape, dtype)
+    return _flow(layer, event_shape, num_layers, base, standardize, seed)
+
+
+def masked_autoregressive_flow(
+    event_shape: Shape,
+    num_layers: int = 5,
+    *,
+    hidden_sizes: Sequence[int] = (128, 128),
+    activation: Activation = jax.nn.relu,
+    context_shape: Shape | None = None,
+    base: Any = None,
+    standardize: bool = True,
+    seed: int = 0,
+    dtype: Any = None,
+) -> Flow:
+    """MAF: log_prob in one pass, samples at about one pass of each network too (Papamakarios et al. 2017, arXiv:1705.07057)."""
+    layer = Invert(_autoregressive(Affine(), hidden_sizes, activation, context_shape, dtype))
+    return _flow(layer, event_shape, num_layers, base, standardize, seed)
+
+
+def inverse_autoregressive_flow(
+    event_shape: Shape,
+    num_layers: int = 5,
+    *,
+    hidden_sizes: Sequence[int] = (128, 128),
+    activation: Activation = jax.nn.relu,
+    context_shape: Shape | None = None,
+    base: Any = None,
+    standardize: bool = True,
+    seed: int = 0,
+    dtype: Any = None,
+) -> Flow:
+    """IAF: samples in one pass, log_prob of given data coordinate by coordinate (Kingma et al. 2016, arXiv:1606.04934)."""
+    layer = _autoregressive(Affine(), hidden_sizes, activation, context_shape, dtype)
+    return _flow(layer, event_shape, num_layers, base, standardize, seed)
+
+
+def autoregressive_spline_flow(
+    event_shape: Shape,
+    num_layers: int = 5,
+    *,
+    num_bins: int = 8,
+    bound: float = 4.0,
+    hidden_sizes: Sequence[int] = (128, 128),
+    activation: Activation = jax.nn.relu,
+    context_shape: Shape | None = None,
+    base: Any = None,
+    standardize: bool = True,
+    seed: int = 0,
+    dtype: Any = None,
+) -> Flow:
+    """NSF-AR: MAF with rational-quadratic splines (Durkan et al. 2019, arXiv:1906.04032, sec. 3.2)."""
+    spline = RationalQuadraticSpline(num_bins, bound)
+    layer = Invert(_autoregressive(spline, hidden_sizes, activation, context_shape, dtype))
+    return _flow(layer, event_shape, num_layers, base, standardize, seed)
+
+
+def neural_autoregressive_flow(
+    event_shape: Shape,
+    num_layers: int = 2,
+    *,
+    num_units: int = 8,
+    num_sigmoid_layers: int = 1,
+    hidden_sizes: Sequence[int] = (128, 128),
+    activation: Activation = jax.nn.relu,
+    context_shape: Shape | None = None,
+    base: Any = None,
+    standardize: bool = True,
+    seed: int = 0,
+    dtype: Any = None,
+) -> Flow:
+    """NAF: MAF with deep sigmoidal transformers; samples through a numerical root (Huang et al. 2018, arXiv:1804.00779)."""
+    transformer = DeepSigmoidal(num_units, num_sigmoid_layers)
+    layer = Invert(_autoregressive(transformer, hidden_sizes, activation, context_shape, dtype))
+    return _flow(layer, event_shape, num_layers, base, standardize, seed)
+
+
+def planar_flow(
+    event_shape: Shape,
+    num_layers: int = 32,
+    *,
+    context_shape: Shape | None = None,
+    base: Any = None,
+    standardize: bool = True,
+) -> Flow:
+    """Planar layers, inverted so that log_prob is closed-form (Rezende & Mohamed 2015, arXiv:1505.05770, eq. 10)."""
+    return _flow(Invert(Planar(context_shape)), event_shape, num_layers, base, standardize)
+
+
+def radial_flow(
+    event_shape: Shape,
+    num_layers: int = 32,
+    *,
+    context_shape: Shape | None = None,
+    base: Any = None,
+    standardize: bool = True,
+) -> Flow:
+    """Radial layers (Rezende & Mohamed 2015, arXiv:1505.05770, eq. 14)."""
+    return _flow(Invert(Radial(context_shape)), event_shape, num_layers, base, standardize)
+
+
+def sylvester_flow(
+    event_shape: Shape,
+    num_layers: int = 16,
+    *,
+    num_units: int | None = None,
+    basis: Literal["orthogonal", "householder", "triangular"] = "orthogonal",
+    context_shape: Shape | None = None,
+    base: Any = None,
+    standardize: bool = True,
+    seed: int = 0,
+) -> Flow:
+    """Sylvester layers, inverted so that log_prob is closed-form (van den Berg et al. 2018, arXiv:1803.05649)."""
+    layer = Invert(Sylvester(num_units, basis, context_shape))
+    # A triangular basis treats the coordinates in a fixed order, so that one needs permutations between the layers.
+    permute = seed if basis == "triangular" else None
+    return _flow(layer, event_shape, num_layers, base, standardize, permute)
+
+
+def _flow(
+    layer: Bijector,
+    event_shape: Shape,
+    num_layers: int,
+    base: Any,
+    standardize: bool,
+    seed: int | None = None,
+    last: tuple[Bijector, ...] = (),
+) -> Flow:
+    """`num_layers` of `layer`, permutations between them if `seed` is given, standardisation at the end."""
+    dim = _dim(event_shape)
+    check_positive(num_layers=num_layers)
+    if seed is not None and dim > 1:
+        layer = Chain((layer, Permutation(random_order(dim, seed))))
+    layers = Repeat(layer, num_layers)
+    return Flow(Chain((layers, *last, *((Standardize(),) if standardize else ()))), as_density(base, tuple(event_shape)))
+
+
+def _coupling(
+    transformer: Transformer,
+    event_shape: Shape,
+    hidden_sizes: Sequence[int],
+    activation: Activation,
+    context_shape: Shape | None,
+    dtype: Any,
+) -> Coupling:
+    network = nets.MLP(tuple(hidden_sizes), activation, dtype=dtype)
+    return Coupling(transformer, network, _dim(event_shape) // 2, context_shape)
+
+
+def _autoregressive(
+    transformer: Transformer,
+    hidden_sizes: Sequence[int],
+    activation: Activation,
+    context_shape: Shape | None,
+    dtype: Any,
+) -> Autoregressive:
+    network = nets.MADE(tuple(hidden_sizes), activation, dtype=dtype)
+    return Autoregressive(transformer, network, context_shape=context_shape)
+
+
+def _dim(event_shape: Shape) -> int:
+    if not (isinstance(event_shape, tuple) and len(event_shape) == 1 and isinstance(event_shape[0], int) and event_shape[0] > 0):
+        raise ValueError(f"event_shape must be (D,) with D >= 1, got {event_shape!r}")
+    return event_shape[0]

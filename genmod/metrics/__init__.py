@@ -1,0 +1,3 @@
+"""Metrics: arrays in, a value and its standard error out."""
+
+from genmod.metrics.mean import mean_and_sem as mean_and_sem

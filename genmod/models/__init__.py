@@ -1,0 +1,4 @@
+"""Models, one file per family. `base.Model` is the protocol."""
+
+from genmod.models.base import Model as Model
+from genmod.models.flow import Flow as Flow

@@ -1,0 +1,124 @@
+"""Figures for experiments. Matplotlib, imported only when a figure is drawn; each function writes one PNG."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+
+def _pyplot() -> Any:
+    try:
+        import matplotlib
+    except ImportError:
+        raise ImportError('figures need matplotlib; pip install "genmod-jax[experiments]"') from None
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    return plt
+
+
+def samples(path: Path, data: Any, model: Any, *, title: str = "", max_points: int = 5_000, max_dims: int = 4) -> None:
+    """Data beside samples, (n, D) each: histograms for D = 1, a scatter for D = 2, marginals and pairs beyond."""
+    data, model = np.asarray(data)[:max_points], np.asarray(model)[:max_points]
+    dim = data.shape[1]
+    if dim == 1:
+        figure, axis = _pyplot().subplots(figsize=(6, 4), constrained_layout=True)
+        _histograms(axis, data[:, 0], model[:, 0], legend=True)
+    elif dim == 2:
+        low, high = _limits(data)
+        figure, axes = _pyplot().subplots(1, 2, figsize=(8, 4), sharex=True, sharey=True, constrained_layout=True)
+        for axis, x, name, color in zip(axes, (data, model), ("data", "samples"), ("C0", "C1"), strict=True):
+            axis.scatter(*x.T, s=2, alpha=0.4, color=color, linewidths=0)
+            axis.set(title=name, aspect="equal", xlim=(low[0], high[0]), ylim=(low[1], high[1]))
+    else:
+        figure = _pairs(data, model, min(dim, max_dims))
+    figure.suptitle(title)
+    _save(figure, path)
+
+
+def density(path: Path, log_prob_fn: Callable, data: Any, *, title: str = "", true_log_prob_fn: Any = None, num: int = 200) -> None:
+    """The density of a 2-D model as an image over the range of the data, beside the true one where known."""
+    low, high = _limits(np.asarray(data))
+    grid = np.stack(np.meshgrid(*(np.linspace(a, b, num) for a, b in zip(low, high, strict=True))), -1)
+    points = jnp.asarray(grid, jnp.asarray(data).dtype)
+    panels = [("model", log_prob_fn)] + ([("truth", true_log_prob_fn)] if true_log_prob_fn is not None else [])
+    images = [(name, np.exp(np.asarray(fn(points.reshape(-1, 2))).reshape(num, num))) for name, fn in panels]
+    brightest = np.quantile(images[-1][1], 0.999) or 1.0
+    figure, axes = _pyplot().subplots(1, len(panels), figsize=(4.4 * len(panels), 4), squeeze=False, constrained_layout=True)
+    for axis, (name, image) in zip(axes[0], images, strict=True):
+        extent = (low[0], high[0], low[1], high[1])
+        shown = axis.imshow(image, origin="lower", extent=extent, vmin=0, vmax=brightest, cmap="magma")
+        axis.set(title=name)
+    figure.colorbar(shown, ax=axes[0].tolist(), label="density")
+    figure.suptitle(title)
+    _save(figure, path)
+
+
+def training(path: Path, history: dict[str, np.ndarray], *, limit: float | None = None, title: str = "") -> None:
+    """Training and validation loss against the step, with the exact limit where known."""
+    figure, axis = _pyplot().subplots(figsize=(6, 4), constrained_layout=True)
+    axis.plot(history["step"], history["loss"], label="training", linewidth=1)
+    shown = [history["loss"]]
+    if "validation_loss" in history:
+        axis.plot(history["step"], history["validation_loss"], label="validation", linewidth=1)
+        shown.append(history["validation_loss"])
+    if limit is not None:
+        axis.axhline(limit, color="black", linestyle="--", linewidth=1, label="exact limit")
+    values = np.concatenate(shown)
+    # The first steps would squeeze everything else flat.
+    low, high = np.nanmin(values), np.nanquantile(values, 0.95)
+    low = low if limit is None else min(low, limit)
+    axis.set(xlabel="step", ylabel="loss (nats)", ylim=(low - 0.05 * (high - low) - 1e-3, high + 0.1 * (high - low) + 1e-3), title=title)
+    axis.legend()
+    _save(figure, path)
+
+
+def lines(path: Path, x: Any, curves: dict[str, Any], *, xlabel: str, ylabel: str, title: str = "") -> None:
+    """Named curves over one axis; the first is drawn as the reference, in black."""
+    figure, axis = _pyplot().subplots(figsize=(7, 4), constrained_layout=True)
+    for i, (name, y) in enumerate(curves.items()):
+        axis.plot(x, y, label=name, color="black" if i == 0 else f"C{i - 1}", linewidth=1.5)
+    axis.set(xlabel=xlabel, ylabel=ylabel, title=title)
+    axis.legend()
+    _save(figure, path)
+
+
+def _pairs(data: np.ndarray, model: np.ndarray, dims: int):
+    figure, axes = _pyplot().subplots(dims, dims, figsize=(2.2 * dims, 2.2 * dims), constrained_layout=True)
+    low, high = _limits(data)
+    for row in range(dims):
+        for column in range(dims):
+            axis = axes[row, column]
+            if row == column:
+                _histograms(axis, data[:, row], model[:, row], legend=row == 0)
+            else:
+                # Data above the diagonal, samples below.
+                x, color = (data, "C0") if row < column else (model, "C1")
+                axis.scatter(x[:, column], x[:, row], s=2, alpha=0.4, color=color, linewidths=0)
+                axis.set(ylim=(low[row], high[row]))
+            axis.set(xlim=(low[column], high[column]))
+            axis.tick_params(labelsize=6)
+    return figure
+
+
+def _histograms(axis, data: np.ndarray, model: np.ndarray, legend: bool) -> None:
+    bins: Sequence[float] = np.linspace(*np.quantile(data, [0.001, 0.999]), 60).tolist()
+    axis.hist(data, bins=bins, density=True, alpha=0.5, label="data", color="C0")
+    axis.hist(model, bins=bins, density=True, histtype="step", label="samples", color="C1")
+    if legend:
+        axis.legend(fontsize=7)
+
+
+def _limits(data: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    low, high = np.quantile(data, 0.001, axis=0), np.quantile(data, 0.999, axis=0)
+    margin = 0.1 * (high - low) + 1e-6
+    return low - margin, high + margin
+
+
+def _save(figure: Any, path: Path) -> None:
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=110)
+    _pyplot().close(figure)

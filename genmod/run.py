@@ -1,0 +1,179 @@
+"""Runs: one folder per experiment and config, resumable, finished exactly when its metrics.json exists.
+
+An experiment is a frozen `Config`, a function `experiment(config, run) -> metrics`, and one line:
+
+    if __name__ == "__main__":
+        gm.run.main(experiment, Config, quick={"num_steps": 500})
+
+`python -m experiments.NAME [--field value] [--quick] [--out DIR]` then writes to runs/NAME/<hash of config>: config.json,
+provenance.json, log.jsonl, checkpoint/, figures, timing.json, and metrics.json last. The same command again resumes what
+was killed, and shows what is done.
+"""
+
+import dataclasses
+import datetime
+import hashlib
+import importlib.metadata
+import inspect
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+
+from genmod.base import describe
+
+_PACKAGES = ("genmod-jax", "jax", "jaxlib", "flax", "optax", "distrax", "orbax-checkpoint", "numpy")
+
+
+class Run(NamedTuple):
+    """Where one run keeps its things."""
+
+    folder: Path
+
+    @property
+    def checkpoint(self) -> Path:
+        """The folder for `fit(checkpoint=...)`."""
+        return self.folder / "checkpoint"
+
+    @property
+    def log(self) -> Path:
+        """The file for `fit(log=...)`."""
+        return self.folder / "log.jsonl"
+
+    def figure(self, name: str) -> Path:
+        """The path of figure `name` (PNG)."""
+        return self.folder / f"{name}.png"
+
+
+def main(
+    experiment: Callable[[Any, Run], dict[str, Any]],
+    config_type: type,
+    *,
+    quick: dict[str, Any] | None = None,
+    arguments: list[str] | None = None,
+) -> dict[str, Any]:
+    """Parses the command line into a config and runs `experiment` in the folder of that config; returns its metrics.
+
+    `quick` are the fields that --quick changes. A user's mistake (a ValueError, TypeError, FileNotFoundError or
+    FloatingPointError) ends the program with one sentence and exit status 1; GENMOD_TRACEBACK=1 shows where it came from.
+    """
+    config, out = _parse(experiment, config_type, quick or {}, sys.argv[1:] if arguments is None else arguments)
+    try:
+        return execute(experiment, config, out)
+    except (ValueError, TypeError, OSError, FloatingPointError) as error:
+        if os.environ.get("GENMOD_TRACEBACK"):
+            raise
+        message = " ".join(str(error).split("--------------------")[0].split())
+        raise SystemExit(f"error: {message}") from None
+
+
+def execute(experiment: Callable[[Any, Run], dict[str, Any]], config: Any, out: Path | None = None) -> dict[str, Any]:
+    """Runs `experiment(config, run)` unless it is done already; returns the metrics, which are written last."""
+    described = describe(config)
+    name = Path(inspect.getfile(experiment)).stem
+    digest = hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:12]
+    run = Run(Path("runs") / name / digest if out is None else out)
+    done = run.folder / "metrics.json"
+    if done.exists():
+        _check_config(run.folder, described)
+        print(f"already done: {done}")
+        return json.loads(done.read_text())
+    run.folder.mkdir(parents=True, exist_ok=True)
+    _check_config(run.folder, described)
+    _write(run.folder / "config.json", described)
+    _write(run.folder / "provenance.json", _provenance())
+    begun = time.perf_counter(), time.process_time()
+    metrics = experiment(config, run)
+    seconds = {"wall_seconds": time.perf_counter() - begun[0], "cpu_seconds": time.process_time() - begun[1]}
+    _write(run.folder / "timing.json", seconds)
+    _write(done, metrics)
+    print(f"written to {run.folder}")
+    return metrics
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Dicts as an aligned text table; the columns are the keys in order of first appearance."""
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    cells = [columns] + [[_cell(row.get(column, "")) for column in columns] for row in rows]
+    widths = [max(len(line[i]) for line in cells) for i in range(len(columns))]
+    lines = ["  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)) for line in cells]
+    return "\n".join([lines[0], "  ".join("-" * width for width in widths), *lines[1:]])
+
+
+def with_error(value: float, error: float) -> str:
+    """`value +- standard error`, both to the error's second digit (at least four decimals)."""
+    return f"{value:.4f} +- {error:.4f}"
+
+
+def _cell(value: Any) -> str:
+    return f"{value:.4f}" if isinstance(value, float) else str(value)
+
+
+def _parse(experiment, config_type, quick: dict[str, Any], arguments: list[str]) -> tuple[Any, Path | None]:
+    try:
+        import tyro
+    except ImportError:
+        raise SystemExit('error: experiments need their extra packages; pip install "genmod-jax[experiments]"') from None
+    arguments = list(arguments)
+    is_quick = "--quick" in arguments
+    arguments = [a for a in arguments if a != "--quick"]
+    out = None
+    for i, argument in enumerate(arguments):
+        if argument == "--out" and i + 1 < len(arguments):
+            out, arguments = Path(arguments[i + 1]), arguments[:i] + arguments[i + 2 :]
+            break
+        if argument.startswith("--out="):
+            out, arguments = Path(argument.removeprefix("--out=")), arguments[:i] + arguments[i + 1 :]
+            break
+    default = config_type(**(quick if is_quick else {}))
+    module = sys.modules[experiment.__module__]
+    description = f"{inspect.getdoc(module) or ''}\n\nAlso: --quick (about a minute), --out DIR (where to write)."
+    return tyro.cli(config_type, default=default, args=arguments, description=description), out
+
+
+def _check_config(folder: Path, described: dict[str, Any]) -> None:
+    path = folder / "config.json"
+    if path.exists() and json.loads(path.read_text()) != described:
+        raise ValueError(f"{folder} holds a run of another config; choose another --out, or delete it")
+
+
+def _write(path: Path, content: Any) -> None:
+    """JSON, atomically: a reader sees the old file or the new one."""
+    text = json.dumps(content, indent=2, sort_keys=True, allow_nan=False) + "\n"
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(text)
+    temporary.replace(path)
+
+
+def _provenance() -> dict[str, Any]:
+    versions = {}
+    for package in _PACKAGES:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            versions[package] = None
+    return {
+        "commit": _git("rev-parse", "HEAD"),
+        "uncommitted_changes": bool(_git("status", "--porcelain")),
+        "command": " ".join(sys.argv),
+        "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "versions": versions,
+        "devices": [str(device) for device in jax.devices()],
+    }
+
+
+def _git(*arguments: str) -> str | None:
+    here = Path(__file__).parent
+    try:
+        return subprocess.run(["git", *arguments], cwd=here, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None

@@ -1,0 +1,189 @@
+"""Every bijector and every flow builder, small: one line each, and the whole contract runs on it."""
+
+import functools
+from collections.abc import Callable
+from typing import NamedTuple
+
+import distrax
+import jax
+import jax.numpy as jnp
+
+from genmod import flows
+from genmod.base import Array, Bijector, Shape
+from genmod.bijectors import (
+    ActNorm,
+    Additive,
+    Affine,
+    Autoregressive,
+    Chain,
+    CircularSpline,
+    Coupling,
+    DeepSigmoidal,
+    DiagonalAffine,
+    Elementwise,
+    Exp,
+    Householder,
+    Invert,
+    Logit,
+    LowRankAffine,
+    LULinear,
+    MatrixAffine,
+    Permutation,
+    Planar,
+    Power,
+    Radial,
+    RationalQuadraticSpline,
+    Repeat,
+    Reverse,
+    ScalarAffine,
+    ScalarFunction,
+    Sigmoid,
+    Softplus,
+    Standardize,
+    Sylvester,
+    Tanh,
+    TriangularAffine,
+    random_order,
+)
+from genmod.bijectors.transformers import soft_bound
+from genmod.densities import from_distrax
+from genmod.nets import MADE, MLP
+
+
+def in_circle(z: Array) -> Array:
+    return 3.0 * jnp.tanh(z)
+
+
+def wavy(raw: Array, z: Array) -> Array:
+    """Increasing in z, the identity at raw = 0."""
+    scale = jnp.exp(soft_bound(raw[0], 2.0))
+    return scale * (z + 0.7 * jnp.tanh(raw[1]) * jnp.sin(z)) + raw[2]
+
+
+class Case(NamedTuple):
+    """A bijector and what it promises.
+
+    domain maps R^D into the latent domain. identity: it starts as the identity. far: how many times as far from the mean
+    as data a point may lie; None where the range is bounded, so that such a point has no inverse. slow: not in the
+    default run.
+    """
+
+    bijector: Bijector
+    shape: Shape = (4,)
+    domain: Callable[[Array], Array] = lambda z: z
+    identity: bool = True
+    far: float | None = 10.0
+    slow: bool = False
+
+
+MLP8, MADE12 = MLP((8,), jnp.tanh), MADE((12, 12), jnp.tanh)
+SPLINE = RationalQuadraticSpline(num_bins=5, bound=3.0)
+WITH_CONTEXT = {"context_shape": (3,)}
+MASK = (False, True, True, False)
+
+TRANSFORMERS = {
+    "additive": Additive(),
+    "affine": Affine(),
+    "spline": SPLINE,
+    "circular_spline": CircularSpline(num_bins=4),
+    "deep_sigmoidal": DeepSigmoidal(num_units=4),
+    "scalar_function": ScalarFunction(wavy, 3),
+}
+
+
+def _with_each_transformer(name, make, fast=tuple(TRANSFORMERS)) -> dict[str, Case]:
+    special = {"circular_spline": {"domain": in_circle, "far": None}}
+    return {f"{name}_{t}": Case(make(tau), slow=t not in fast, **special.get(t, {})) for t, tau in TRANSFORMERS.items()}
+
+
+with jax.enable_x64(True):  # a Distrax bijector keeps the precision in which it was made
+    DISTRAX_SCALAR = distrax.ScalarAffine(shift=1.0, scale=-2.5)
+    DISTRAX_LINEAR = distrax.TriangularLinear(jnp.array([[2.0, 0, 0], [1, -3.0, 0], [0.5, 1, 1]]))
+
+BIJECTORS: dict[str, Case] = {
+    # Fixed scalar maps.
+    "tanh": Case(Tanh(), (2, 3), identity=False, far=None),
+    "sigmoid": Case(Sigmoid(), (2, 3), identity=False, far=None),
+    "logit": Case(Logit(), (2, 3), jax.nn.sigmoid, identity=False, far=3.0),
+    "softplus": Case(Softplus(), (2, 3), identity=False, far=None),
+    "exp": Case(Exp(), (2, 3), identity=False, far=None),
+    "power": Case(Power(3.0), (2, 3), identity=False),
+    "power_of_scalar": Case(Power(0.5), (), jnp.exp, identity=False, far=None),
+    # Linear maps.
+    "scalar_affine": Case(ScalarAffine(), (2, 3)),
+    "diagonal_affine": Case(DiagonalAffine(), (2, 3)),
+    "matrix_affine": Case(MatrixAffine()),
+    "lower_triangular_affine": Case(TriangularAffine()),
+    "upper_triangular_affine": Case(TriangularAffine(lower=False)),
+    "low_rank_affine": Case(LowRankAffine(2)),
+    "lu_linear": Case(LULinear()),
+    "lu_linear_with_order": Case(LULinear(random_order(4, 1)), identity=False),
+    "householder": Case(Householder(2)),
+    "householder_odd": Case(Householder(3), identity=False),
+    "permutation": Case(Permutation((2, 0, 3, 1)), identity=False),
+    "permutation_of_channels": Case(Permutation((2, 0, 1)), (2, 2, 3), identity=False),
+    "reverse": Case(Reverse(), (2, 3), identity=False),
+    # Layers set from data.
+    "act_norm": Case(ActNorm(), identity=False),
+    "act_norm_of_image": Case(ActNorm(), (2, 2, 3), identity=False),
+    "standardize": Case(Standardize(), identity=False),
+    # Transformers in the layers that take one.
+    **_with_each_transformer("elementwise", Elementwise),
+    **_with_each_transformer("coupling", lambda tau: Coupling(tau, MLP8, 2), ("affine", "spline")),
+    **_with_each_transformer("autoregressive", lambda tau: Autoregressive(tau, MADE12), ("affine", "spline")),
+    "elementwise_of_image": Case(Elementwise(Affine()), (2, 2, 3)),
+    "elementwise_two_sigmoidal_layers": Case(Elementwise(DeepSigmoidal(3, num_layers=2)), slow=True),
+    "coupling_mask": Case(Coupling(Affine(), MLP8, MASK)),
+    "coupling_split_0": Case(Coupling(Affine(), MLP8, 0)),
+    "coupling_conditional": Case(Coupling(Affine(), MLP8, MASK, **WITH_CONTEXT)),
+    "coupling_split_0_conditional": Case(Coupling(Affine(), MLP8, 0, context_shape=(2, 2))),
+    "autoregressive_order": Case(Autoregressive(Affine(), MADE12, (2, 0, 3, 1))),
+    "autoregressive_conditional": Case(Autoregressive(Affine(), MADE12, (1, 0, 3, 2), **WITH_CONTEXT)),
+    # Hidden layers narrower than the event: some degrees have no unit.
+    "autoregressive_narrow": Case(Autoregressive(Affine(), MADE((3, 2), jnp.tanh)), (6,), slow=True),
+    "autoregressive_linear": Case(Autoregressive(Affine(), MADE(()))),
+    # Perturbations of the identity.
+    "planar": Case(Planar()),
+    "planar_conditional": Case(Planar(**WITH_CONTEXT)),
+    "radial": Case(Radial()),
+    "radial_conditional": Case(Radial(**WITH_CONTEXT)),
+    "sylvester": Case(Sylvester(2)),
+    "sylvester_householder": Case(Sylvester(3, "householder"), slow=True),
+    "sylvester_triangular": Case(Sylvester(None, "triangular"), slow=True),
+    "sylvester_conditional": Case(Sylvester(2, **WITH_CONTEXT)),
+    # Combinators.
+    "invert": Case(Invert(Autoregressive(Affine(), MADE12))),
+    "invert_conditional": Case(Invert(Autoregressive(Affine(), MADE12, **WITH_CONTEXT)), slow=True),
+    "invert_exp": Case(Invert(Exp()), (2, 3), jnp.exp, identity=False),
+    "chain": Case(Chain((ActNorm(), Planar(), LULinear(), Reverse())), identity=False),
+    "chain_empty": Case(Chain(()), (2, 3)),
+    "chain_conditional": Case(Chain((Coupling(Affine(), MLP8, 2, **WITH_CONTEXT), Reverse(), ScalarAffine())), identity=False),
+    "repeat": Case(Repeat(Chain((Coupling(Affine(), MLP8, 2), Reverse())), 3), identity=False),
+    "repeat_unrolled": Case(Repeat(Coupling(Affine(), MLP8, 2), 3, unroll=2), slow=True),
+    "repeat_conditional": Case(Repeat(Invert(Autoregressive(Affine(), MADE12, **WITH_CONTEXT)), 2), slow=True),
+    "repeat_data_dependent": Case(Repeat(Chain((Coupling(Affine(), MLP8, 2), ActNorm())), 3), identity=False),
+    # Bijectors of Distrax.
+    "from_distrax_scalar": Case(from_distrax(DISTRAX_SCALAR), identity=False),
+    "from_distrax_block": Case(from_distrax(distrax.Block(distrax.Sigmoid(), 1)), identity=False, far=None),
+    "from_distrax_linear": Case(from_distrax(DISTRAX_LINEAR), (3,), identity=False),
+}
+
+SMALL = {"num_layers": 2, "hidden_sizes": (8,), "activation": jnp.tanh}
+
+# name -> builder of (event_shape, **options), made small by its defaults here.
+FLOWS: dict[str, Callable[..., flows.Flow]] = {
+    "affine": flows.affine,
+    "nice": functools.partial(flows.nice, **SMALL),
+    "real_nvp": functools.partial(flows.real_nvp, **SMALL),
+    "glow_1d": functools.partial(flows.glow_1d, **SMALL),
+    "neural_spline_flow": functools.partial(flows.neural_spline_flow, num_bins=4, **SMALL),
+    "masked_autoregressive_flow": functools.partial(flows.masked_autoregressive_flow, **SMALL),
+    "inverse_autoregressive_flow": functools.partial(flows.inverse_autoregressive_flow, **SMALL),
+    "autoregressive_spline_flow": functools.partial(flows.autoregressive_spline_flow, num_bins=4, **SMALL),
+    "neural_autoregressive_flow": functools.partial(flows.neural_autoregressive_flow, num_units=4, **SMALL),
+    "planar_flow": functools.partial(flows.planar_flow, num_layers=3),
+    "radial_flow": functools.partial(flows.radial_flow, num_layers=3),
+    "sylvester_flow": functools.partial(flows.sylvester_flow, num_layers=2),
+    "sylvester_flow_householder": functools.partial(flows.sylvester_flow, num_layers=2, basis="householder"),
+    "sylvester_flow_triangular": functools.partial(flows.sylvester_flow, num_layers=2, basis="triangular"),
+}

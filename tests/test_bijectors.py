@@ -1,0 +1,504 @@
+"""The contract of every bijector in the registry, and what is special to some."""
+
+import dataclasses
+import functools
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from registry import BIJECTORS, MADE12, MASK, MLP8, SPLINE
+
+import genmod as gm
+from genmod import bijectors as bj, nets
+from genmod.nets import MLP
+from genmod.base import FIXED, describe
+
+pytestmark = pytest.mark.usefixtures("quick_compile")
+by_name = pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * case.slow) for name, case in BIJECTORS.items()]
+)
+EPS = float(np.finfo(np.float32).eps)
+
+
+def names(prefix):
+    return pytest.mark.parametrize("name", [n for n, c in BIJECTORS.items() if n.startswith(prefix) and not c.slow])
+
+
+def batch_of(case, num=16, seed=0):
+    """(params, z, x, context): initial parameters, latent events, their images, and contexts (None without)."""
+    key = jax.random.key(seed)
+    z = case.domain(jax.random.normal(jax.random.fold_in(key, 1), (num, *case.shape)))
+    shape = case.bijector.context_shape
+    context = None if shape is None else jax.random.normal(jax.random.fold_in(key, 2), (num, *shape))
+    params = case.bijector.init(jax.random.fold_in(key, 3), z, context)
+    return params, z, batched(case.bijector.forward, params, z, context), context
+
+
+def batched(direction, params, events, context=None):
+    return jax.vmap(direction, (None, 0, None if context is None else 0))(params, events, context)
+
+
+def moved(params, scale=0.3, seed=0):
+    """The parameters plus noise: at the identity little can be wrong."""
+    rng = np.random.default_rng(seed)
+    return jax.tree.map(lambda p: p + np.asarray(scale * rng.standard_normal(p.shape), p.dtype), params)
+
+
+def fresh(value):
+    """An equal description, built anew from its fields."""
+    if isinstance(value, nn.Module):
+        return value.clone()
+    if isinstance(value, tuple):
+        return tuple(map(fresh, value))
+    if isinstance(value, bj.Bijector | bj.Transformer):
+        return type(value)(**{f.name: fresh(getattr(value, f.name)) for f in dataclasses.fields(value)})
+    return value
+
+
+# --- the contract --------------------------------------------------------------------------------------------------------
+
+
+@by_name
+def test_contract(name):
+    case = BIJECTORS[name]
+    _, _, x, context = batch_of(case)
+    report = gm.check_bijection(case.bijector, x, context, far=case.far)
+    assert report.passed, f"\n{report}"
+
+
+def test_contract_sees_a_wrong_log_det():
+    @dataclasses.dataclass(frozen=True)
+    class Wrong(gm.Bijector):
+        def _init(self, key, x, context):
+            return {}
+
+        def _forward(self, params, z, context):
+            return 2.0 * z, 0.0
+
+        def _inverse(self, params, x, context):
+            return 0.5 * x, 0.0
+
+    report = gm.check_bijection(Wrong(), np.ones((3, 2)))
+    failed = {row.name for row in report.rows if not row.passed}
+    assert failed == {"log_det forward = autodiff", "log_det inverse = autodiff"} and "FAILED" in str(report)
+
+
+@by_name
+def test_starts_as_the_identity_where_promised(name):
+    case = BIJECTORS[name]
+    params, z, x, context = batch_of(case, num=4)
+    if not case.identity:
+        assert jnp.abs(x - z).max() > 1e-3
+        return
+    log_det = batched(case.bijector.inverse_and_log_det, params, x, context)[1]
+    np.testing.assert_allclose(x, z, rtol=0, atol=16 * EPS * float(1 + jnp.abs(z).max()))
+    np.testing.assert_allclose(log_det, 0.0, atol=16 * EPS * z[0].size)
+
+
+@by_name
+def test_descriptions_are_values(name):
+    bijector = BIJECTORS[name].bijector
+    again = fresh(bijector)
+    assert again is not bijector and again == bijector and hash(again) == hash(bijector)
+    assert describe(again) == describe(bijector)
+    assert sum(bijector == other.bijector for other in BIJECTORS.values()) <= 2  # one may stand with two shapes
+
+
+@pytest.mark.parametrize("name", ["coupling_mask", "autoregressive_conditional", "repeat", "from_distrax_linear"])
+def test_equal_descriptions_share_one_trace(name):
+    case, traces = BIJECTORS[name], []
+    params, _, x, context = batch_of(case, num=2)
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def inverse(bijector, params, x, context):
+        traces.append(bijector)
+        return batched(bijector.inverse_and_log_det, params, x, context)
+
+    for _ in range(3):
+        inverse(fresh(case.bijector), params, x, context)
+    assert len(traces) == 1
+
+
+def test_every_bijector_and_transformer_is_in_the_registry():
+    def parts(value):
+        yield type(value)
+        if dataclasses.is_dataclass(value) and not isinstance(value, nn.Module):
+            for field in dataclasses.fields(value):
+                inner = getattr(value, field.name)
+                for one in inner if isinstance(inner, tuple) else (inner,):
+                    yield from parts(one)
+
+    seen = {part for case in BIJECTORS.values() for part in parts(case.bijector)}
+    exported = [getattr(bj, name) for name in dir(bj)]
+    public = {c for c in exported if isinstance(c, type) and issubclass(c, gm.Bijector | bj.Transformer)}
+    assert public - seen == {gm.Bijector, bj.Transformer}
+
+
+# --- arguments -----------------------------------------------------------------------------------------------------------
+
+
+def test_refuses_unfit_events_and_contexts(key):
+    plain, conditional = BIJECTORS["coupling_mask"].bijector, BIJECTORS["coupling_conditional"].bijector
+    params = plain.init(key, jnp.zeros((2, 4)))
+    for direction in (plain.forward, plain.inverse_and_log_det):
+        with pytest.raises(ValueError, match=r"must have shape \(4,\), got \(5,\)"):
+            direction(params, jnp.zeros(5))
+        with pytest.raises(ValueError, match=r"must have shape \(4,\), got \(2, 4\)"):
+            direction(params, jnp.zeros((2, 4)))
+        with pytest.raises(TypeError, match="must be floating point, got int32"):
+            direction(params, jnp.zeros(4, int))
+        with pytest.raises(ValueError, match="Coupling takes no context"):
+            direction(params, jnp.zeros(4), jnp.zeros(3))
+        with pytest.raises(ValueError, match=r"conditional: pass context of shape \(3,\)"):
+            getattr(conditional, direction.__name__)(params, jnp.zeros(4))
+        with pytest.raises(ValueError, match=r"context must have shape \(3,\), got \(4,\)"):
+            getattr(conditional, direction.__name__)(params, jnp.zeros(4), jnp.zeros(4))
+
+
+def test_refuses_unfit_batches(key):
+    plain, conditional = BIJECTORS["coupling_mask"].bijector, BIJECTORS["coupling_conditional"].bijector
+    with pytest.raises(ValueError, match=r"x must have shape \(n,\) \+ \(4,\), got \(4,\)"):
+        plain.init(key, jnp.zeros(4))
+    with pytest.raises(ValueError, match="at least one event"):
+        plain.init(key, jnp.zeros((0, 4)))
+    with pytest.raises(TypeError, match="floating point"):
+        plain.init(key, jnp.zeros((2, 4), int))
+    with pytest.raises(ValueError, match=r"context must have shape \(2, 3\), got \(1, 3\)"):
+        conditional.init(key, jnp.zeros((2, 4)), jnp.zeros((1, 3)))
+    for vector_only in (bj.MatrixAffine(), bj.Planar(), bj.Sylvester(), bj.Coupling(bj.Affine(), MLP8, 1), BIJECTORS["autoregressive_affine"].bijector):
+        with pytest.raises(ValueError, match="takes? (vectors|batches)"):
+            vector_only.init(key, jnp.zeros((2, 2, 2)))
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "match"),
+    [
+        (lambda: bj.Permutation([1, 0]), TypeError, "Permutation.order must be hashable"),
+        (lambda: bj.Permutation((1, 1)), ValueError, "each of 0..1 once"),
+        (lambda: bj.LULinear((0, 2)), ValueError, "each of 0..1 once"),
+        (lambda: bj.Autoregressive(bj.Affine(), MADE12, (1, 2)), ValueError, "each of 0..1 once"),
+        (lambda: bj.Repeat(bj.Tanh(), 0), ValueError, "num must be an integer >= 1, got 0"),
+        (lambda: bj.Repeat(bj.Tanh(), True), ValueError, "num must be an integer"),
+        (lambda: bj.LowRankAffine(0), ValueError, "rank must be"),
+        (lambda: bj.Householder(0), ValueError, "num_reflections must be"),
+        (lambda: bj.Power(-1.0), ValueError, "power must be > 0"),
+        (lambda: bj.RationalQuadraticSpline(0), ValueError, "num_bins must be"),
+        (lambda: bj.DeepSigmoidal(0), ValueError, "num_units must be"),
+        (lambda: bj.Sylvester(2, "triangular"), ValueError, "leave num_units=None"),
+        (lambda: bj.Sylvester(2, "qr"), ValueError, "basis must be"),
+        (lambda: bj.Chain((bj.Tanh(), "exp")), TypeError, r"bijectors\[1\] must be a Bijector, got str"),
+        (lambda: bj.Chain((bj.Planar((2,)), bj.Planar((3,)))), ValueError, "share one context_shape"),
+        (lambda: bj.random_order(0), ValueError, "dim must be"),
+    ],
+)
+def test_refuses_unfit_fields(make, error, match):
+    with pytest.raises(error, match=match):
+        make()
+
+
+def test_refuses_what_does_not_fit_the_data(key):
+    x = jnp.zeros((2, 4))
+    with pytest.raises(ValueError, match=r"split must be in 0\.\.3"):
+        bj.Coupling(bj.Affine(), MLP8, 4).init(key, x)
+    with pytest.raises(ValueError, match="leaves nothing to transform"):
+        bj.Coupling(bj.Affine(), MLP8, (True,) * 4).init(key, x)
+    with pytest.raises(ValueError, match="num_units must be at most the dimension 4"):
+        bj.Sylvester(5).init(key, x)
+    with pytest.raises(ValueError, match="Permutation is of 2 entries"):
+        bj.Permutation((1, 0)).init(key, x)
+    with pytest.raises(ValueError, match=r"must return shape \(D, num_params\) = \(4, 2\), got \(8,\)"):
+        flat = bj.Autoregressive(bj.Affine(), nn.Dense(8))
+        flat.forward(flat.init(key, x), x[0])
+
+
+def test_refuses_a_log_det_that_is_not_a_scalar():
+    @dataclasses.dataclass(frozen=True)
+    class Unsummed(gm.Bijector):
+        def _init(self, key, x, context):
+            return {}
+
+        def _forward(self, params, z, context):
+            return z, jnp.zeros_like(z)
+
+        def _inverse(self, params, x, context):
+            return x, jnp.zeros_like(x)
+
+    with pytest.raises(ValueError, match=r"Unsummed returned a log_det of shape \(3,\)"):
+        Unsummed().forward({}, jnp.zeros(3))
+
+
+# --- reference values ----------------------------------------------------------------------------------------------------
+
+
+def test_affine_of_two_variables():
+    params = {"matrix": jnp.array([[2.0, 0.5], [0.0, 1.5]]), "shift": jnp.array([1.0, 0.5])}
+    for bijector in (bj.MatrixAffine(), bj.TriangularAffine(lower=False)):
+        x, log_det = bijector.forward_and_log_det(params, jnp.array([0.5, -1.0]))
+        np.testing.assert_allclose(x, [1.5, -1.0], rtol=4 * EPS)
+        np.testing.assert_allclose(log_det, 1.098612, atol=1e-6)
+
+
+def test_affine_coupling_by_hand():
+    """s(z1) = .5 z1, t(z1) = 1 + z1, with the transformer's soft bound undone by a wide one."""
+    coupling = bj.Coupling(bj.Affine(bound=1e4), MLP((), None), 1)
+    params = coupling.init(jax.random.key(0), jnp.zeros((1, 2)))
+    head = {"kernel": jnp.array([[1.0, 0.5]]), "bias": jnp.array([1.0, 0.0])}
+    assert jax.tree.map(jnp.shape, params) == {"Dense_0": jax.tree.map(jnp.shape, head)}
+    x, log_det = coupling.forward_and_log_det({"Dense_0": head}, jnp.array([0.5, -1.0]))
+    np.testing.assert_allclose(x, [0.5, 0.215975], atol=1e-6)
+    np.testing.assert_allclose(log_det, 0.25, atol=1e-6)
+
+
+def test_absolute_values_of_negative_diagonals():
+    params = {"matrix": jnp.diag(jnp.array([-2.0, 3.0])), "shift": jnp.zeros(2)}
+    diagonal = {"scale": jnp.array([-2.0, 3.0]), "shift": jnp.zeros(2)}
+    for bijector, p in ((bj.MatrixAffine(), params), (bj.TriangularAffine(), params), (bj.DiagonalAffine(), diagonal)):
+        np.testing.assert_allclose(bijector.forward_and_log_det(p, jnp.ones(2))[1], np.log(6.0), rtol=4 * EPS)
+
+
+def test_interleaved_coupling_sums_its_log_scales():
+    coupling = bj.Coupling(bj.Affine(), MLP8, (True, False, True, False))
+    params = moved(coupling.init(jax.random.key(0), jnp.zeros((1, 4))))
+    z = jnp.array([0.3, -0.2, 1.0, 0.7])
+    # x_b = scale z_b + shift with a scale that does not depend on z_b: read it off two points.
+    one, other = (coupling.forward(params, z.at[1::2].set(b)) for b in (1.0, 0.0))
+    np.testing.assert_allclose(coupling.forward_and_log_det(params, z)[1], jnp.log((one - other)[1::2]).sum(), rtol=16 * EPS)
+
+
+def test_planar_stays_invertible_at_any_parameters():
+    """det = 1 + u.w h' > 0 for a u that points far against w."""
+    w = jnp.array([1.0, 2.0])
+    params = {"w": w, "u": -50.0 * w, "b": jnp.zeros(())}
+    x, log_det = bj.Planar().forward_and_log_det(params, jnp.zeros(2))  # h' is largest, 1, here
+    jacobian = jax.jacfwd(lambda z: bj.Planar().forward(params, z))(jnp.array([0.4, 0.1]))
+    assert jnp.isfinite(log_det) and jnp.linalg.det(jacobian) > 0
+    np.testing.assert_allclose(x, 0.0, atol=EPS)
+
+
+# --- structure -----------------------------------------------------------------------------------------------------------
+
+
+@names("autoregressive")
+def test_autoregressive_jacobian_is_triangular_in_the_order(name):
+    case = BIJECTORS[name]
+    params, z, x, context = batch_of(case, num=1)
+    params = moved(params)
+    order = np.asarray(case.bijector.order or range(case.shape[0]))
+    given = None if context is None else context[0]
+    jacobian = np.asarray(jax.jit(jax.jacfwd(lambda z: case.bijector.forward(params, z, given)))(z[0]))[order][:, order]
+    assert (np.triu(jacobian, 1) == 0).all()
+    assert (np.diagonal(jacobian) > 0).all() and (jacobian[np.tril_indices(4, -1)] != 0).all()
+
+
+@names("coupling")
+def test_coupling_keeps_one_part_and_moves_the_other_by_coordinate(name):
+    case = BIJECTORS[name]
+    params, z, _, context = batch_of(case, num=1)
+    params = moved(params)
+    split = case.bijector.split
+    kept = np.arange(4) < split if isinstance(split, int) else np.asarray(split)
+    given = None if context is None else context[0]
+    jacobian = np.asarray(jax.jit(jax.jacfwd(lambda z: case.bijector.forward(params, z, given)))(z[0]))
+    np.testing.assert_array_equal(jacobian[kept], np.eye(4)[kept])
+    inner = jacobian[~kept][:, ~kept]
+    assert (inner[~np.eye(len(inner), dtype=bool)] == 0).all() and (np.diagonal(inner) > 0).all()
+    assert (jacobian[~kept][:, kept] != 0).all()
+
+
+def test_random_order_is_one_cycle():
+    for dim in (1, 2, 3, 7, 64):
+        order = bj.random_order(dim, seed=3)
+        place, visited = 0, set()
+        for _ in range(dim):
+            visited.add(place)
+            place = order[place]
+        assert visited == set(range(dim))
+    assert bj.random_order(9, 1) != bj.random_order(9, 2)
+
+
+@pytest.mark.parametrize("unroll", [1, 2, 5])
+def test_repeat_equals_the_chain_of_its_layers(unroll, key):
+    layer = bj.Chain((bj.Coupling(bj.Affine(), MLP8, 2), bj.Permutation((1, 2, 3, 0))))
+    repeat = bj.Repeat(layer, 3, unroll)
+    x = jax.random.normal(key, (4,))
+    params = moved(repeat.init(key, x[None]))
+    unrolled = tuple(jax.tree.map(lambda p: p[i], params) for i in range(3))
+    assert not jnp.array_equal(*(jax.tree.leaves(p)[0] for p in unrolled[:2]))
+    chain = bj.Chain((layer,) * 3)
+    for one, other in ((repeat.forward_and_log_det, chain.forward_and_log_det), (repeat.inverse_and_log_det, chain.inverse_and_log_det)):
+        for a, b in zip(one(params, x), other(unrolled, x), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+
+
+def test_chain_composes_base_to_data():
+    chain = bj.Chain((bj.Exp(), bj.ScalarAffine()))
+    params = ({}, {"scale": jnp.array(-3.0), "shift": jnp.array(1.0)})
+    x, log_det = chain.forward_and_log_det(params, jnp.array([0.0, 1.0]))
+    np.testing.assert_allclose(x, 1 - 3 * np.exp([0.0, 1.0]), rtol=4 * EPS)
+    np.testing.assert_allclose(log_det, 1 + 2 * np.log(3), rtol=4 * EPS)
+
+
+def test_invert_exchanges_the_directions(key):
+    bijector = BIJECTORS["autoregressive_conditional"].bijector
+    x, context = jax.random.normal(key, (4,)), jnp.ones(3)
+    params = moved(bijector.init(key, x[None], context[None]))
+    inverted = bj.Invert(bijector)
+    for one, other in ((bijector.forward_and_log_det, inverted.inverse_and_log_det), (bijector.inverse_and_log_det, inverted.forward_and_log_det)):
+        for a, b in zip(one(params, x, context), other(params, x, context), strict=True):
+            assert jnp.array_equal(a, b)
+    assert bj.Invert(inverted).context_shape == (3,) and inverted.event_shape == (4,)
+
+
+def test_composition_keeps_the_weakest_likelihood():
+    @dataclasses.dataclass(frozen=True)
+    class Estimated(bj.ScalarAffine):
+        likelihood = gm.Likelihood.ESTIMATE
+
+    weak = bj.Invert(bj.Repeat(bj.Chain((bj.Tanh(), Estimated(), bj.Exp())), 2))
+    assert weak.likelihood is gm.Likelihood.ESTIMATE and bj.Chain((bj.Tanh(),)).likelihood is gm.Likelihood.EXACT
+
+
+# --- initialisation from data --------------------------------------------------------------------------------------------
+
+
+def skewed(key, num=500):
+    return jnp.exp(jax.random.normal(key, (num, 3)) * jnp.array([[0.3, 0.6, 0.9]])) * jnp.array([[1.0, 10.0, 0.1]]) + 2.0
+
+
+def assert_standard(z, num=500):
+    # The statistics of the very batch that set the layer: exact up to the rounding of sums of `num` numbers.
+    np.testing.assert_allclose(z.mean(0), 0.0, atol=num * EPS)
+    np.testing.assert_allclose(z.var(0), 1.0, atol=num * EPS)
+
+
+def test_act_norm_is_set_from_the_data_that_reach_it_in_a_chain(key):
+    chain = bj.Chain((bj.ActNorm(), bj.Power(3.0), bj.ActNorm(), bj.Power(0.5)))
+    x = skewed(key)
+    params = chain.init(key, x)
+    middle = batched(bj.Chain(chain.bijectors[2:]).inverse, params[2:], x)
+    assert_standard(middle)
+    assert_standard(batched(chain.inverse, params, x))
+    assert jnp.abs(batched(bj.Power(3.0).inverse, {}, middle).var(0) - 1).max() > 0.1  # the second had something to do
+
+
+def test_act_norm_is_set_from_the_data_that_reach_it_in_a_repeat(key):
+    layer = bj.Chain((bj.ActNorm(), bj.Permutation((1, 2, 0)), bj.Power(3.0)))
+    x = skewed(key)
+    params = bj.Repeat(layer, 3).init(key, x)
+    for i in (2, 1, 0):  # the last layer is the one next to the data
+        assert params[0]["shift"].shape == (3, 3)
+        before, x = x, batched(layer.inverse, jax.tree.map(lambda p: p[i], params), x)  # noqa: B023
+        assert_standard(x)
+        assert jnp.abs(jnp.cbrt(before).std(0) - 1).max() > 0.01
+
+
+def test_act_norm_of_images_has_one_scale_per_channel(key):
+    x = 3.0 + 2.0 * jax.random.normal(key, (50, 4, 4, 2))
+    params = bj.ActNorm().init(key, x)
+    assert params["shift"].shape == params["log_scale"].shape == (2,)
+    z, log_det = batched(bj.ActNorm().inverse_and_log_det, params, x)
+    np.testing.assert_allclose(z.mean((0, 1, 2)), 0.0, atol=800 * EPS)
+    np.testing.assert_allclose(log_det, -16 * params["log_scale"].sum(), rtol=1e-5)
+
+
+def test_constant_entries_keep_scale_one(key):
+    x = jnp.stack([jnp.full(10, 5.0), jnp.zeros(10), jnp.arange(10.0)], 1)
+    params = bj.Standardize().init(key, x)[FIXED]
+    np.testing.assert_allclose(params["log_scale"], [0.0, 0.0, np.log(np.arange(10).std())], atol=1e-6)
+    np.testing.assert_allclose(params["shift"], [5.0, 0.0, 4.5], rtol=4 * EPS)
+
+
+def test_standardize_has_no_gradient(key):
+    x = skewed(key)
+    params = bj.Standardize().init(key, x)
+    grads = jax.grad(lambda p: batched(bj.Standardize().inverse_and_log_det, p, x)[1].sum())(params)
+    assert all((g == 0).all() for g in jax.tree.leaves(grads))
+
+
+# --- one coordinate, and autoregressive networks ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "bijector",
+    [
+        bj.MatrixAffine(),
+        bj.LowRankAffine(2),
+        bj.LULinear(bj.random_order(1)),
+        bj.Coupling(SPLINE, MLP8, 0),
+        bj.Coupling(bj.Affine(), MLP8, (False,)),
+        bj.Autoregressive(bj.Affine(), MADE12),
+        bj.Autoregressive(SPLINE, nets.MADE((5,))),
+        bj.Planar(),
+        bj.Radial(),
+        bj.Sylvester(),
+        bj.Repeat(bj.Chain((bj.Coupling(bj.Affine(), MLP8, 0), bj.ActNorm())), 2),
+    ],
+    ids=lambda b: type(b).__name__,
+)
+def test_one_coordinate(bijector, key):
+    x = 0.3 + jax.random.normal(key, (5, 1))
+    params = moved(bijector.init(key, x))
+    forward = jax.jit(jax.vmap(jax.value_and_grad(lambda z: bijector.forward(params, z[None])[0])))
+    z, log_det = batched(bijector.inverse_and_log_det, params, x)
+    back, slope = forward(z[:, 0])
+    np.testing.assert_allclose(back, x[:, 0], rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(log_det, -jnp.log(jnp.abs(slope)), rtol=1e-4, atol=1e-4)
+
+
+class Plain(nn.Module):
+    """A MADE in disguise, so that the layer takes the D passes of a general conditioner."""
+
+    made: nets.MADE
+
+    def __call__(self, *inputs):
+        return self.made(*inputs)
+
+
+@pytest.mark.parametrize(
+    ("dim", "hidden", "order", "context_shape"),
+    [
+        (5, (12, 12), None, None),
+        (5, (16, 9), (3, 1, 4, 0, 2), (2,)),
+        (6, (3, 2), None, None),  # fewer units than degrees
+        (6, (2,), None, (2, 2)),
+        (4, (), None, None),
+        (1, (6,), None, None),
+        (1, (6, 1), None, (3,)),
+        (2, (1,), (1, 0), None),
+    ],
+)
+def test_one_scan_of_made_equals_one_pass_per_coordinate(dim, hidden, order, context_shape, key, x64):
+    made = nets.MADE(hidden, jnp.tanh)
+    quick = bj.Autoregressive(bj.Affine(), made, order, context_shape)
+    slow = bj.Autoregressive(bj.Affine(), Plain(made.clone(num_outputs=2)), order, context_shape)
+    x = 2.0 * jax.random.normal(key, (3, dim), float)
+    context = None if context_shape is None else jax.random.normal(key, (3, *context_shape), float)
+    params = moved(quick.init(key, x, context), 1.0)
+    one = jax.jit(functools.partial(batched, quick.inverse_and_log_det))(params, x, context)
+    other = jax.jit(functools.partial(batched, slow.inverse_and_log_det))({"made": params}, x, context)
+    assert jnp.abs(one[1]).max() > 0.1
+    for a, b in zip(one, other, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-9)
+
+
+def test_made_in_bfloat16_inverts_to_its_rounding(key):
+    layer = bj.Autoregressive(bj.Affine(), nets.MADE((16, 16), jnp.tanh, dtype=jnp.bfloat16))
+    x = jax.random.normal(key, (64, 4))
+    params = moved(layer.init(key, x))
+    z, log_det = jax.jit(functools.partial(batched, layer.inverse_and_log_det))(params, x)
+    back, _ = jax.jit(functools.partial(batched, layer.forward_and_log_det))(params, z)
+    assert z.dtype == log_det.dtype == jnp.float32
+    assert jnp.abs(back - x).max() < 10 * 2**-8
+
+
+def test_mask_and_split_agree():
+    """A mask that keeps the first two is the split 2."""
+    z = jnp.array([0.1, -0.5, 2.0, 0.3])
+    by_split = bj.Coupling(bj.Affine(), MLP8, 2)
+    params = moved(by_split.init(jax.random.key(0), z[None]))
+    by_mask = bj.Coupling(bj.Affine(), MLP8, (True, True, False, False))
+    for a, b in zip(by_split.forward_and_log_det(params, z), by_mask.forward_and_log_det(params, z), strict=True):
+        assert jnp.array_equal(a, b)
+    assert MASK != (True, True, False, False)

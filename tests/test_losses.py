@@ -1,0 +1,170 @@
+"""Losses against closed forms."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from genmod import losses
+from genmod.metrics import mean_and_sem
+
+PARAMS = {"mean": jnp.array(0.7), "log_sd": jnp.array(0.4)}
+
+
+def log_normal(x, mean=0.0, sd=1.0):
+    return jax.scipy.stats.norm.logpdf(x, mean, sd)
+
+
+def sample_and_log_prob(params, key, num):
+    x = params["mean"] + jnp.exp(params["log_sd"]) * jax.random.normal(key, (num,))
+    return x, log_prob(params, x)
+
+
+def log_prob(params, x):
+    return log_normal(x, params["mean"], jnp.exp(params["log_sd"]))
+
+
+def kl_to_standard(mean, sd):
+    return 0.5 * (mean**2 + sd**2 - 1 - np.log(sd**2))
+
+
+def reverse_kl(params, key, num, target=log_normal, **options):
+    return losses.reverse_kl(sample_and_log_prob, target, params, key, num, **options)
+
+
+STL = {"stick_the_landing": True, "log_prob_fn": log_prob}
+
+
+def test_affine_flow_of_one_variable():
+    """x = 2 + 3 z: log p(5)."""
+    loss, _ = losses.negative_log_likelihood(lambda x: log_normal(x, 2.0, 3.0), jnp.array([5.0]))
+    np.testing.assert_allclose(-loss, -2.517551, atol=1e-6)
+
+
+def test_nll_is_the_mean_with_its_standard_error():
+    x = jnp.array([0.0, 1.0, 3.0])
+    loss, metrics = losses.negative_log_likelihood(lambda x: -x, x, name="nll_estimate_nats")
+    assert set(metrics) == {"nll_estimate_nats", "nll_estimate_nats_sem"} and metrics["nll_estimate_nats"] == loss
+    np.testing.assert_allclose(loss, 4 / 3, rtol=1e-6)
+    np.testing.assert_allclose(metrics["nll_estimate_nats_sem"], np.std([0, 1, 3], ddof=1) / np.sqrt(3), rtol=1e-6)
+
+
+def test_one_value_has_no_standard_error():
+    mean, sem = mean_and_sem(jnp.array([2.0]))
+    assert mean == 2.0 and jnp.isnan(sem)
+
+
+def test_standard_error_covers(key):
+    """In 400 means of 50 draws, the true mean lies within 2 standard errors in about 95 %."""
+    means, sems = jax.vmap(mean_and_sem)(jax.random.normal(key, (400, 50)))
+    share = float((jnp.abs(means) < 2 * sems).mean())
+    assert abs(share - 0.949) < 4 * np.sqrt(0.95 * 0.05 / 400)
+
+
+@pytest.mark.parametrize("options", [{}, STL], ids=["plain", "stick_the_landing"])
+def test_reverse_kl_of_two_gaussians(options, key):
+    mean, sd = 0.7, np.exp(0.4)
+    loss, metrics = reverse_kl(PARAMS, key, 20_000, **options)
+    assert abs(float(loss) - kl_to_standard(mean, sd)) < 4.5 * float(metrics["reverse_kl_nats_sem"])
+    assert metrics["reverse_kl_nats"] == loss
+
+    def gradients(key):
+        return jax.grad(lambda p: reverse_kl(p, key, 50, **options)[0])(PARAMS)
+
+    # dKL/dmean = mean, dKL/dlog sd = sd^2 - 1: the estimator has no bias, so 400 independent ones must agree.
+    estimates = jax.jit(jax.vmap(gradients))(jax.random.split(key, 400))
+    for name, wanted in {"mean": mean, "log_sd": sd**2 - 1}.items():
+        error = abs(float(estimates[name].mean()) - wanted)
+        assert 0 < error < 4.5 * float(estimates[name].std()) / np.sqrt(400)
+
+
+def test_landing_gradient_is_exactly_zero_at_the_target(key):
+    def gradient(**options):
+        return jax.grad(lambda p: reverse_kl(p, key, 50, functools.partial(log_prob, PARAMS), **options)[0])(PARAMS)
+
+    assert all(abs(float(g)) > 1e-3 for g in jax.tree.leaves(gradient()))  # the plain one still has noise
+    for g in jax.tree.leaves(gradient(**STL)):
+        np.testing.assert_allclose(g, 0.0, atol=1e-5)  # 50 terms of size 1, each cancelling to float32
+
+
+def test_landing_has_the_smaller_variance_near_the_target(key):
+    near = {"mean": jnp.array(0.05), "log_sd": jnp.array(0.0)}
+
+    def spread(**options):
+        one = jax.grad(lambda p, k: reverse_kl(p, k, 20, **options)[0])
+        return float(jax.jit(jax.vmap(one, (None, 0)))(near, jax.random.split(key, 200))["log_sd"].std())
+
+    assert spread(**STL) < 0.2 * spread()
+
+
+def test_log_normaliser_shifts_the_value_only(key):
+    def value_and_grad(offset):
+        return jax.value_and_grad(lambda p: reverse_kl(p, key, 100, lambda x: log_normal(x) + offset)[0])(PARAMS)
+
+    (value, grad), (shifted, shifted_grad) = value_and_grad(0.0), value_and_grad(3.0)
+    np.testing.assert_allclose(shifted, value - 3.0, rtol=1e-5)
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5), shifted_grad, grad)
+
+
+def test_effective_sample_fraction(key):
+    """1 / E_q[w^2] for q = N(0, s), target N(0, 1), s = 2: E_q[w^2] = s^2 / sqrt(2 s^2 - 1)."""
+    params = {"mean": jnp.array(0.0), "log_sd": jnp.log(2.0)}
+    _, metrics = reverse_kl(params, key, 50_000)
+    # w is bounded by s, so its share of sums of 50,000 fluctuates by below 1 %.
+    np.testing.assert_allclose(metrics["ess_fraction"], np.sqrt(7) / 4, rtol=0.02)
+    same = reverse_kl({"mean": jnp.array(0.0), "log_sd": jnp.array(0.0)}, key, 50)[1]["ess_fraction"]
+    np.testing.assert_allclose(same, 1.0, rtol=1e-5)
+
+
+def test_stick_the_landing_wants_a_log_prob(key):
+    with pytest.raises(ValueError, match="wants log_prob_fn"):
+        reverse_kl(PARAMS, key, 5, stick_the_landing=True)
+
+
+# --- reverse and forward KL of one Gaussian to two bumps, by quadrature ------------------------------------------------------
+
+
+def bumps(x):
+    return jnp.logaddexp(log_normal(x, -3.0), log_normal(x, 3.0)) - jnp.log(2.0)
+
+
+def quadrature(mean, sd):
+    """The same loss with the draws of q replaced by 4,001 equally likely quantile midpoints: exact to its digits."""
+    z = jax.scipy.special.ndtri((jnp.arange(40_000) + 0.5) / 40_000)
+
+    def sample(params, key, num):
+        x = params["mean"] + jnp.exp(params["log_sd"]) * z
+        return x, log_prob(params, x)
+
+    params = {"mean": jnp.asarray(mean), "log_sd": jnp.log(jnp.asarray(sd))}
+    return jax.value_and_grad(lambda p: losses.reverse_kl(sample, bumps, p, None, 40_000)[0])(params)
+
+
+def test_reverse_kl_to_two_bumps_settles_in_one(x64):
+    value, grad = quadrature(2.984306, 1.023369)
+    np.testing.assert_allclose(value, 0.688769, atol=1e-4)  # quantile midpoints miss 1/40,000 of each tail
+    for g in grad.values():
+        np.testing.assert_allclose(g, 0.0, atol=1e-3)
+
+
+def test_the_symmetric_solution_is_a_saddle(x64):
+    value, grad = quadrature(0.0, 2.746738)
+    np.testing.assert_allclose(value, 0.840187, atol=2e-4)
+    for g in grad.values():
+        np.testing.assert_allclose(g, 0.0, atol=1e-3)
+    assert quadrature(0.5, 2.746738)[0] < value  # moving the mean descends
+
+
+def test_forward_kl_to_two_bumps_covers_both(x64):
+    """Mean 0 and standard deviation sqrt(10) minimise the expected NLL."""
+    x = jnp.linspace(-14, 14, 4_001)
+    weight = jax.nn.softmax(bumps(x))
+
+    def nll(params):
+        return losses.negative_log_likelihood(lambda x: x.size * weight * log_prob(params, x), x)[0]
+
+    grad = jax.grad(nll)({"mean": jnp.array(0.0), "log_sd": jnp.log(3.162278)})
+    for g in grad.values():
+        np.testing.assert_allclose(g, 0.0, atol=1e-6)

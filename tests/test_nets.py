@@ -1,0 +1,100 @@
+"""Networks: what they start as, what they read, and the door to Flax."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from genmod import nets
+
+
+def test_head_starts_at_zero_and_learns(key):
+    head = nets.Head(nets.MLP((8, 8)), 3)
+    x = jnp.ones(2)
+    params = nets.init(head, key, x)
+    assert (nets.apply(head, params, x) == 0).all()
+    grads = jax.grad(lambda p: nets.apply(head, p, x).sum())(params)
+    assert jnp.abs(grads["Dense_0"]["kernel"]).max() > 0
+
+
+def test_mlp_is_the_formula(key):
+    mlp = nets.MLP((4, 3), jnp.tanh)
+    x = jnp.array([0.3, -1.0])
+    params = nets.init(mlp, key, x)
+    first, second = params["Dense_0"], params["Dense_1"]
+    wanted = jnp.tanh(jnp.tanh(x @ first["kernel"] + first["bias"]) @ second["kernel"] + second["bias"])
+    np.testing.assert_allclose(nets.apply(mlp, params, x), wanted, rtol=1e-5, atol=1e-6)
+
+
+def test_biases_of_one_input_spread_the_kinks(key):
+    bias = nets.init(nets.MLP((64,)), key, jnp.ones(1))["Dense_0"]["bias"]
+    # U(-1, 1): 64 draws have a standard deviation of 0.577 +- 0.032.
+    assert jnp.abs(bias).max() <= 1 and abs(float(bias.std()) - 3**-0.5) < 0.13
+
+
+def test_bfloat16_computes_in_bfloat16_and_returns_float32(key):
+    body = nets.MLP((16,), jnp.tanh, layer_norm=True, dtype=jnp.bfloat16)
+    x = jax.random.normal(key, (4,))
+    params = nets.init(nets.Head(body, 2), key, x)
+    assert {p.dtype for p in jax.tree.leaves(params)} == {jnp.dtype("float32")}
+    assert nets.apply(body, params["body"], x).dtype == jnp.bfloat16
+    assert nets.apply(nets.Head(body, 2), params, x).dtype == jnp.float32
+
+
+def test_parameters_follow_the_precision_of_the_input(key, x64):
+    for module in (nets.Head(nets.MLP((4,)), 2), nets.MADE((4,))):
+        for dtype in (jnp.float32, jnp.float64):
+            params = nets.init(module, key, jnp.ones(3, dtype))
+            assert {p.dtype for p in jax.tree.leaves(params)} == {jnp.dtype(dtype)}
+            assert nets.apply(module, params, jnp.ones(3, dtype)).dtype == dtype
+
+
+def test_hidden_state_is_refused(key):
+    with pytest.raises(ValueError, match=r"keeps mutable collections \['batch_stats'\]"):
+        nets.init(nn.BatchNorm(use_running_average=False), key, jnp.ones((2, 3)))
+
+
+@pytest.mark.parametrize("context", [None, 2])
+@pytest.mark.parametrize(("dim", "hidden"), [(5, (12, 12)), (5, (3,)), (1, (4,))])
+def test_made_reads_earlier_inputs_only(dim, hidden, context, key):
+    made = nets.MADE(hidden, jnp.tanh, num_outputs=2)
+    inputs = (jnp.linspace(-1, 1, dim), *(() if context is None else (jnp.array([0.5, -0.3]),)))
+    params = jax.tree.map(lambda p: p + 0.3, nets.init(made, key, *inputs))
+    jacobian = np.abs(jax.jacfwd(lambda x: nets.apply(made, params, x, *inputs[1:]))(inputs[0])).max(1)
+    assert (np.triu(jacobian) == 0).all()
+    if hidden[0] >= dim:
+        assert (jacobian[np.tril_indices(dim, -1)] > 0).all()
+    else:
+        assert (jacobian.max(1)[1:] > 0).any()
+    if context is not None:
+        by_context = jax.jacfwd(lambda c: nets.apply(made, params, inputs[0], c))(inputs[1])
+        assert (jnp.abs(by_context).max((1, 2)) > 0).all()  # every coordinate, the first included
+
+
+def test_made_without_hidden_layers_refuses_a_context(key):
+    with pytest.raises(ValueError, match="without hidden layers cannot read a context"):
+        nets.init(nets.MADE(()), key, jnp.ones(3), jnp.ones(2))
+
+
+def test_nnx_module_is_the_module(key):
+    class Net(nnx.Module):
+        def __init__(self, rngs):
+            self.first, self.second = nnx.Linear(3, 5, rngs=rngs), nnx.Linear(5, 2, rngs=rngs)
+
+        def __call__(self, x):
+            return self.second(jnp.tanh(self.first(x)))
+
+    x = jnp.array([0.2, -0.4, 1.0])
+    module = nets.NNXModule(Net)
+    params = nets.init(module, key, x)["nnx"]
+    hidden = jnp.tanh(x @ params["first"]["kernel"] + params["first"]["bias"])
+    wanted = hidden @ params["second"]["kernel"] + params["second"]["bias"]
+    np.testing.assert_allclose(jax.jit(lambda p: nets.apply(module, {"nnx": p}, x))(params), wanted, rtol=1e-5)
+    assert module == nets.NNXModule(Net) and hash(module) == hash(nets.NNXModule(Net))
+
+
+def test_nnx_state_is_refused(key):
+    with pytest.raises(ValueError, match="keeps state beside its parameters"):
+        nets.init(nets.NNXModule(lambda rngs: nnx.BatchNorm(3, rngs=rngs)), key, jnp.ones(3))
