@@ -68,7 +68,7 @@ class Config:
     """Training points of a toy set (a quarter as many to validate)."""
     num_test: int = 50_000
     """Fresh test points of a toy set."""
-    num_steps: int = 8_000
+    num_steps: int = 3_000
     batch_size: int = 512
     learning_rate: float = 2e-3
     """Peak of a cosine schedule that ends at zero."""

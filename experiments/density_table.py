@@ -9,12 +9,10 @@ is also written to table.md. --out moves the table only.
 
 import dataclasses
 import json
-from pathlib import Path
 from typing import Any, get_args
 
 import genmod as gm
 from experiments import density
-from genmod.base import describe
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,7 +26,7 @@ class Config:
     hidden_sizes: tuple[int, ...] = (128, 128)
     num_train: int = 100_000
     num_test: int = 50_000
-    num_steps: int = 8_000
+    num_steps: int = 3_000
     seed: int = 0
 
 
@@ -58,11 +56,8 @@ def fit_config(config: Config, data: str, model: density.ModelName) -> density.C
 
 def wall_seconds(config: density.Config) -> float:
     """Wall time of the finished run of `config`, compilation and figures included; of a resumed run, its last part."""
-    described = describe(config)
-    for path in Path("runs/density").glob("*/config.json"):
-        if json.loads(path.read_text()) == described:
-            return json.loads((path.parent / "timing.json").read_text())["wall_seconds"]
-    raise FileNotFoundError(f"no run of {config} in runs/density; it was moved while the table was made")
+    folder = gm.run.locate(density.experiment, config).folder
+    return json.loads((folder / "timing.json").read_text())["wall_seconds"]
 
 
 def flat(found: dict[str, Any]) -> dict[str, Any]:

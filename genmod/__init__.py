@@ -1,7 +1,17 @@
 """genmod: deep generative models in JAX, as static descriptions and pure functions of explicit parameters."""
 
-from genmod import bijectors as bijectors, data as data, densities as densities, flows as flows
-from genmod import losses as losses, metrics as metrics, models as models, nets as nets, plot as plot, run as run
+from genmod import (
+    bijectors as bijectors,
+    data as data,
+    densities as densities,
+    flows as flows,
+    losses as losses,
+    metrics as metrics,
+    models as models,
+    nets as nets,
+    plot as plot,
+    run as run,
+)
 from genmod.base import Bijector as Bijector, Likelihood as Likelihood
 from genmod.bijectors import check_bijection as check_bijection, health as health
 from genmod.checkpoint import load as load, save as save

@@ -33,12 +33,13 @@ class Density(Description, abc.ABC):
     def log_prob(self, params: Params, z: Array) -> Array:
         """log p(z) of one event, a scalar."""
         with jax.numpy_rank_promotion("allow"):  # Distrax broadcasts
-            return self.distribution(params, z.dtype).log_prob(z)
+            return jnp.asarray(self.distribution(params, z.dtype).log_prob(z))
 
     def sample(self, params: Params, key: Key, shape: Shape = (), dtype: Any = None) -> Array:
         """Independent draws, shape + event_shape."""
         with jax.numpy_rank_promotion("allow"):
-            return self.distribution(params, dtype).sample(seed=key, sample_shape=shape)
+            draws = self.distribution(params, dtype).sample(seed=key, sample_shape=shape)
+        return draws if dtype is None else draws.astype(dtype)  # Distrax's mixtures promote under x64
 
 
 class _Standard(Density, abc.ABC):
@@ -218,9 +219,7 @@ def from_distrax(bijector: distrax.Bijector) -> Bijector:
     return FromDistrax(_Frozen.of(bijector), bijector.event_ndims_in)
 
 
-def as_distrax(
-    bijector: Bijector, params: Params, context: Array | None = None, *, event_ndims: int = 1
-) -> distrax.Bijector:
+def as_distrax(bijector: Bijector, params: Params, context: Array | None = None, *, event_ndims: int = 1) -> distrax.Bijector:
     """Our bijector with its parameters (and one context) as a `distrax.Bijector`, for `distrax.Transformed` and the like.
 
     `event_ndims` is the rank of an event; leading axes are batch, as Distrax has it.

@@ -3,6 +3,7 @@
 import zlib
 
 import jax
+import jax.numpy as jnp
 
 from genmod.base import Array, Key
 
@@ -20,7 +21,7 @@ def stream(key: Key, name: str, index: int | Array | None = None) -> Key:
 def check_key(key: Key) -> Key:
     """`key` itself if it is one typed PRNG key; raises TypeError otherwise."""
     dtype = getattr(key, "dtype", None)
-    if dtype is None or not jax.dtypes.issubdtype(dtype, jax.dtypes.prng_key):
+    if dtype is None or not jnp.issubdtype(dtype, jax.dtypes.prng_key):
         raise TypeError(f"key must be a typed key, jax.random.key(seed), got {type(key).__name__} of dtype {dtype}")
     if key.shape:
         raise TypeError(f"key must be one key, got an array of shape {key.shape}; index or split it")

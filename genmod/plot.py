@@ -38,7 +38,9 @@ def samples(path: Path, data: Any, model: Any, *, title: str = "", max_points: i
     _save(figure, path)
 
 
-def density(path: Path, log_prob_fn: Callable, data: Any, *, title: str = "", true_log_prob_fn: Any = None, num: int = 200) -> None:
+def density(
+    path: Path, log_prob_fn: Callable, data: Any, *, title: str = "", true_log_prob_fn: Any = None, num: int = 200
+) -> None:
     """The density of a 2-D model as an image over the range of the data, beside the true one where known."""
     low, high = _limits(np.asarray(data))
     grid = np.stack(np.meshgrid(*(np.linspace(a, b, num) for a, b in zip(low, high, strict=True))), -1)
@@ -47,11 +49,12 @@ def density(path: Path, log_prob_fn: Callable, data: Any, *, title: str = "", tr
     images = [(name, np.exp(np.asarray(fn(points.reshape(-1, 2))).reshape(num, num))) for name, fn in panels]
     brightest = np.quantile(images[-1][1], 0.999) or 1.0
     figure, axes = _pyplot().subplots(1, len(panels), figsize=(4.4 * len(panels), 4), squeeze=False, constrained_layout=True)
-    for axis, (name, image) in zip(axes[0], images, strict=True):
-        extent = (low[0], high[0], low[1], high[1])
-        shown = axis.imshow(image, origin="lower", extent=extent, vmin=0, vmax=brightest, cmap="magma")
+    extent = (low[0], high[0], low[1], high[1])
+    options = {"origin": "lower", "extent": extent, "vmin": 0, "vmax": brightest, "cmap": "magma"}
+    shown = [axis.imshow(image, **options) for axis, (_, image) in zip(axes[0], images, strict=True)]
+    for axis, (name, _) in zip(axes[0], images, strict=True):
         axis.set(title=name)
-    figure.colorbar(shown, ax=axes[0].tolist(), label="density")
+    figure.colorbar(shown[-1], ax=axes[0].tolist(), label="density")
     figure.suptitle(title)
     _save(figure, path)
 
@@ -70,7 +73,12 @@ def training(path: Path, history: dict[str, np.ndarray], *, limit: float | None 
     # The first steps would squeeze everything else flat.
     low, high = np.nanmin(values), np.nanquantile(values, 0.95)
     low = low if limit is None else min(low, limit)
-    axis.set(xlabel="step", ylabel="loss (nats)", ylim=(low - 0.05 * (high - low) - 1e-3, high + 0.1 * (high - low) + 1e-3), title=title)
+    axis.set(
+        xlabel="step",
+        ylabel="loss (nats)",
+        ylim=(low - 0.05 * (high - low) - 1e-3, high + 0.1 * (high - low) + 1e-3),
+        title=title,
+    )
     axis.legend()
     _save(figure, path)
 
@@ -104,7 +112,8 @@ def _pairs(data: np.ndarray, model: np.ndarray, dims: int):
 
 
 def _histograms(axis, data: np.ndarray, model: np.ndarray, legend: bool) -> None:
-    bins: Sequence[float] = np.linspace(*np.quantile(data, [0.001, 0.999]), 60).tolist()
+    low, high = np.quantile(data, [0.001, 0.999])
+    bins: Sequence[float] = np.linspace(low, high, 60).tolist()
     axis.hist(data, bins=bins, density=True, alpha=0.5, label="data", color="C0")
     axis.hist(model, bins=bins, density=True, histtype="step", label="samples", color="C1")
     if legend:

@@ -10,7 +10,6 @@ provenance.json, log.jsonl, checkpoint/, figures, timing.json, and metrics.json 
 was killed, and shows what is done.
 """
 
-import dataclasses
 import datetime
 import hashlib
 import importlib.metadata
@@ -76,10 +75,7 @@ def main(
 
 def execute(experiment: Callable[[Any, Run], dict[str, Any]], config: Any, out: Path | None = None) -> dict[str, Any]:
     """Runs `experiment(config, run)` unless it is done already; returns the metrics, which are written last."""
-    described = describe(config)
-    name = Path(inspect.getfile(experiment)).stem
-    digest = hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:12]
-    run = Run(Path("runs") / name / digest if out is None else out)
+    described, run = _described(experiment, config), locate(experiment, config, out)
     done = run.folder / "metrics.json"
     if done.exists():
         _check_config(run.folder, described)
@@ -96,6 +92,13 @@ def execute(experiment: Callable[[Any, Run], dict[str, Any]], config: Any, out: 
     _write(done, metrics)
     print(f"written to {run.folder}")
     return metrics
+
+
+def locate(experiment: Callable[[Any, Run], dict[str, Any]], config: Any, out: Path | None = None) -> Run:
+    """The run of `experiment` at `config`, done or not: runs/NAME/<hash of config>, or `out`."""
+    described = _described(experiment, config)
+    digest = hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:12]
+    return Run(Path("runs") / described["class"] / digest if out is None else out)
 
 
 def table(rows: list[dict[str, Any]]) -> str:
@@ -136,6 +139,11 @@ def _parse(experiment, config_type, quick: dict[str, Any], arguments: list[str])
     module = sys.modules[experiment.__module__]
     description = f"{inspect.getdoc(module) or ''}\n\nAlso: --quick (about a minute), --out DIR (where to write)."
     return tyro.cli(config_type, default=default, args=arguments, description=description), out
+
+
+def _described(experiment: Callable, config: Any) -> dict[str, Any]:
+    # Under `python -m` the config's class lives in __main__: the experiment's own name is the same in every process.
+    return describe(config) | {"class": Path(inspect.getfile(experiment)).stem}
 
 
 def _check_config(folder: Path, described: dict[str, Any]) -> None:

@@ -12,8 +12,8 @@ from registry import BIJECTORS, MADE12, MASK, MLP8, SPLINE
 
 import genmod as gm
 from genmod import bijectors as bj, nets
-from genmod.nets import MLP
 from genmod.base import FIXED, describe
+from genmod.nets import MLP
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
 by_name = pytest.mark.parametrize(
@@ -167,7 +167,13 @@ def test_refuses_unfit_batches(key):
         plain.init(key, jnp.zeros((2, 4), int))
     with pytest.raises(ValueError, match=r"context must have shape \(2, 3\), got \(1, 3\)"):
         conditional.init(key, jnp.zeros((2, 4)), jnp.zeros((1, 3)))
-    for vector_only in (bj.MatrixAffine(), bj.Planar(), bj.Sylvester(), bj.Coupling(bj.Affine(), MLP8, 1), BIJECTORS["autoregressive_affine"].bijector):
+    for vector_only in (
+        bj.MatrixAffine(),
+        bj.Planar(),
+        bj.Sylvester(),
+        bj.Coupling(bj.Affine(), MLP8, 1),
+        BIJECTORS["autoregressive_affine"].bijector,
+    ):
         with pytest.raises(ValueError, match="takes? (vectors|batches)"):
             vector_only.init(key, jnp.zeros((2, 2, 2)))
 
@@ -327,7 +333,10 @@ def test_repeat_equals_the_chain_of_its_layers(unroll, key):
     unrolled = tuple(jax.tree.map(lambda p: p[i], params) for i in range(3))
     assert not jnp.array_equal(*(jax.tree.leaves(p)[0] for p in unrolled[:2]))
     chain = bj.Chain((layer,) * 3)
-    for one, other in ((repeat.forward_and_log_det, chain.forward_and_log_det), (repeat.inverse_and_log_det, chain.inverse_and_log_det)):
+    for one, other in (
+        (repeat.forward_and_log_det, chain.forward_and_log_det),
+        (repeat.inverse_and_log_det, chain.inverse_and_log_det),
+    ):
         for a, b in zip(one(params, x), other(unrolled, x), strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
 
@@ -345,7 +354,10 @@ def test_invert_exchanges_the_directions(key):
     x, context = jax.random.normal(key, (4,)), jnp.ones(3)
     params = moved(bijector.init(key, x[None], context[None]))
     inverted = bj.Invert(bijector)
-    for one, other in ((bijector.forward_and_log_det, inverted.inverse_and_log_det), (bijector.inverse_and_log_det, inverted.forward_and_log_det)):
+    for one, other in (
+        (bijector.forward_and_log_det, inverted.inverse_and_log_det),
+        (bijector.inverse_and_log_det, inverted.forward_and_log_det),
+    ):
         for a, b in zip(one(params, x, context), other(params, x, context), strict=True):
             assert jnp.array_equal(a, b)
     assert bj.Invert(inverted).context_shape == (3,) and inverted.event_shape == (4,)

@@ -279,7 +279,7 @@ def test_dataset_sizes_and_independence():
     assert abs(np.corrcoef(d.validation[:, 0], d.test[:, 0])[0, 1]) < 4 / 32
     np.testing.assert_array_equal(d.log_prob(d.test), data.TwoMoons().log_prob(d.test))
     assert repr(d).startswith("Dataset('two_moons', train=(4096, 2), validation=(1024, 2), ")
-    assert repr(d).endswith("density=TwoMoons(noise=0.1))")
+    assert repr(d).endswith("density=TwoMoons(noise=0.05))")
 
 
 def test_parametrised_datasets():

@@ -84,7 +84,11 @@ def test_distrax_is_the_oracle(key):
         np.testing.assert_allclose(density.log_prob({}, z), oracle.log_prob(z).sum(), rtol=1e-6)
     student = jax.scipy.stats.t.logpdf(z, 5.0).sum()
     np.testing.assert_allclose(StudentT((2,)).log_prob({}, z), student, rtol=1e-6)
-    params = {"mean": jnp.array([1.0, 2.0]), "lower": jnp.array([[0.0, 9.0], [0.5, 0.0]]), "log_scale": jnp.log(jnp.array([2.0, 3.0]))}
+    params = {
+        "mean": jnp.array([1.0, 2.0]),
+        "lower": jnp.array([[0.0, 9.0], [0.5, 0.0]]),
+        "log_scale": jnp.log(jnp.array([2.0, 3.0])),
+    }
     factor = np.array([[2.0, 0.0], [0.5, 3.0]])
     wanted = jax.scipy.stats.multivariate_normal.logpdf(z, params["mean"], jnp.asarray(factor @ factor.T))
     np.testing.assert_allclose(FullNormal((2,)).log_prob(params, z), wanted, rtol=1e-5)
@@ -180,7 +184,10 @@ def test_ours_to_distrax_and_back(key):
     x = jax.random.normal(key, (3,))
     params = jax.tree.map(lambda p: p + 0.2, ours.init(key, x[None]))
     through = gm.as_distrax(ours, params)
-    for one, other in ((through.forward_and_log_det, ours.forward_and_log_det), (through.inverse_and_log_det, ours.inverse_and_log_det)):
+    for one, other in (
+        (through.forward_and_log_det, ours.forward_and_log_det),
+        (through.inverse_and_log_det, ours.inverse_and_log_det),
+    ):
         for a, b in zip(one(x), functools.partial(other, params)(x), strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-6)
     with pytest.raises(ValueError, match="at least 1 axes"):

@@ -41,9 +41,12 @@ def test_large_raw_parameters_keep_values_and_gradients_finite(name):
             return jnp.sin(x).sum() + log_slope.sum()
 
         x, _ = transformer.forward(raw, z)
-        return transformer.forward(raw, z), transformer.inverse(raw, z), x, [
-            jax.grad(functools.partial(total, direction=d), (0, 1))(raw, z) for d in (transformer.forward, transformer.inverse)
-        ]
+        return (
+            transformer.forward(raw, z),
+            transformer.inverse(raw, z),
+            x,
+            [jax.grad(functools.partial(total, direction=d), (0, 1))(raw, z) for d in (transformer.forward, transformer.inverse)],
+        )
 
     assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(everything(raw, z)))
 

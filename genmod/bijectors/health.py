@@ -67,7 +67,7 @@ def health(
     for name, layer, layer_params in _layers(bijector, params):
         measured, event = _measure(layer, layer_params, event, context_for(layer, context))
         layers.append(_layer_health(name, *jax.device_get(measured)))
-    z, log_det, round_trip = jax.device_get(_whole(bijector, params, points, context))
+    _, log_det, round_trip = jax.device_get(_whole(bijector, params, points, context))
     with jax.enable_x64(True):
         wide = jnp.asarray(np.asarray(points), np.float64)
         wide_context = None if context is None else jnp.asarray(np.asarray(context), np.float64)

@@ -5,6 +5,7 @@ right as they stand. General matrices cost O(D^3) once, triangular ones O(D^2), 
 """
 
 import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -157,9 +158,7 @@ class LULinear(Bijector):
 
     def _factors(self, params):
         identity = jnp.eye(params["lower"].shape[0], dtype=params["lower"].dtype)
-        return jnp.tril(params["lower"], -1) + identity, jnp.triu(params["upper"], 1) + jnp.diag(
-            jnp.exp(params["log_diagonal"])
-        )
+        return jnp.tril(params["lower"], -1) + identity, jnp.triu(params["upper"], 1) + jnp.diag(jnp.exp(params["log_diagonal"]))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -104,7 +104,7 @@ def monotone_root(fn: Callable[[Array, Array], Array], raw: Array, x: Array) -> 
         return jnp.where(fn(raw, low) > x, low - width, low), jnp.where(fn(raw, high) < x, high + width, high), tries + 1
 
     def unfinished(state):
-        low, high, z, change, step = state
+        _, _, z, change, step = state
         return (change > 2 * eps * (1 + jnp.abs(z))) & (step < num_steps)
 
     def refine(state):

@@ -121,7 +121,8 @@ def _spline(bin_map, logits, log_slopes, value, bound, searched):
     here = [a & ~b for a, b in zip([True, *past], [*past, False], strict=True)]
 
     def pick(per_bin):
-        return sum(jnp.where(chosen, column, 0.0) for chosen, column in zip(here, per_bin, strict=True))
+        terms = (jnp.where(chosen, column, 0.0) for chosen, column in zip(here, per_bin, strict=True))
+        return functools.reduce(jnp.add, terms)
 
     def left(sizes):
         return sum((jnp.where(beyond, size, 0.0) for beyond, size in zip(past, sizes, strict=False)), -bound)
@@ -134,9 +135,8 @@ def _bins(logits: Array, bound: float) -> tuple[list[Array], list[Array]]:
     """Widths and heights of the bins, each list summing to 2 bound."""
     sizes = _unstack(jnp.exp(soft_bound(logits, _LOGIT_BOUND)))
     num_bins = len(sizes) // 2
-    halves = sizes[:num_bins], sizes[num_bins:]
-    scales = [2 * bound / sum(half) for half in halves]
-    return tuple([size * scale for size in half] for half, scale in zip(halves, scales, strict=True))
+    widths, heights = sizes[:num_bins], sizes[num_bins:]
+    return [2 * bound / sum(widths) * w for w in widths], [2 * bound / sum(heights) * h for h in heights]
 
 
 def _forward_bin(z, z_k, width, x_k, height, slope_0, slope_1):

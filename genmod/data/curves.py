@@ -175,7 +175,7 @@ def _spiral_nodes(toy: TwoSpirals) -> tuple[Floats, Floats]:
     return np.concatenate([centres, -centres]), np.tile(weights, 2)
 
 
-def two_moons(key: Array, n: int, *, noise: float = 0.1) -> Dataset:
+def two_moons(key: Array, n: int, *, noise: float = 0.05) -> Dataset:
     """Two interleaved half circles with the geometry of scikit-learn's make_moons."""
     return from_density("two_moons", TwoMoons(float(noise)), key, n)
 

@@ -45,9 +45,7 @@ class Model(Description, abc.ABC):
         context = check_context(type(self).__name__, context, self.context_shape, batch=x.shape[:1])
         return self._loss(params, key, x, context)
 
-    def log_prob(
-        self, params: Params, x: ArrayLike, context: ArrayLike | None = None, *, key: Key | None = None
-    ) -> Array:
+    def log_prob(self, params: Params, x: ArrayLike, context: ArrayLike | None = None, *, key: Key | None = None) -> Array:
         """log p(x) in nats, of the kind that `likelihood` says; any leading batch axes, compiled.
 
         x: batch + event_shape. context: batch + context_shape, or one context of shape context_shape for all events.

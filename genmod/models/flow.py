@@ -1,6 +1,6 @@
 """Normalizing flows: a base density pushed through a bijector (Papamakarios et al. 2021, arXiv:1912.02762).
 
-    x = f(z), z ~ p_base;    log p(x) = log p_base(f^-1(x)) + log |det df^-1/dx|
+x = f(z), z ~ p_base;    log p(x) = log p_base(f^-1(x)) + log |det df^-1/dx|
 """
 
 import dataclasses
@@ -36,9 +36,7 @@ class Flow(Model):
     def likelihood(self):
         return self.bijector.likelihood
 
-    def sample_and_log_prob(
-        self, params: Params, key: Key, num: int, context: Array | None = None
-    ) -> tuple[Array, Array]:
+    def sample_and_log_prob(self, params: Params, key: Key, num: int, context: Array | None = None) -> tuple[Array, Array]:
         """`num` draws and their log-densities in ONE pass of the forward direction: (num,) + event_shape and (num,).
 
         context: one per draw, (num,) + context_shape. Differentiable in params (reparameterised).

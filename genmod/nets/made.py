@@ -13,6 +13,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax.linen.dtypes import promote_dtype
 
 from genmod.base import Array, Params
 from genmod.nets.mlp import uniform_bias
@@ -40,7 +41,7 @@ class MADE(nn.Module):
             mask = degrees[i][:, None] <= degrees[i + 1][None, :]
             kernel = self.param(f"kernel_{i}", nn.initializers.lecun_normal(), (mask.shape[0], size))
             bias = self.param(f"bias_{i}", uniform_bias(mask.shape[0] + num_context * (i == 0)), (size,))
-            hidden, kernel, bias = nn.dtypes.promote_dtype(hidden, kernel, bias, dtype=self.dtype)
+            hidden, kernel, bias = promote_dtype(hidden, kernel, bias, dtype=self.dtype)
             hidden = hidden @ (kernel * mask) + bias
             if i == 0 and context is not None:
                 hidden = hidden + nn.Dense(size, use_bias=False, dtype=self.dtype, name="context")(context)
@@ -48,7 +49,7 @@ class MADE(nn.Module):
         mask = degrees[-1][:, None, None] < np.arange(1, dim + 1)[:, None]
         kernel = self.param("kernel_out", nn.initializers.zeros, (self._features(dim), dim, self.num_outputs))
         bias = self.param("bias_out", nn.initializers.zeros, (dim, self.num_outputs))
-        hidden, kernel, bias = nn.dtypes.promote_dtype(hidden, kernel, bias)
+        hidden, kernel, bias = promote_dtype(hidden, kernel, bias)
         return jnp.tensordot(hidden, kernel * mask, 1) + bias
 
     def scan(
@@ -63,8 +64,8 @@ class MADE(nn.Module):
         degrees = _degrees(dim, self.hidden_sizes, context is not None)
         layers = [self._sequential_layer(params, i, degrees) for i in range(len(self.hidden_sizes))]
         if context is not None:
-            kernel, bias, *rest = layers[0]
-            layers[0] = (kernel, bias + context @ params["context"]["kernel"], *rest)
+            kernel, bias, start, width = layers[0]
+            layers[0] = kernel, bias + context @ params["context"]["kernel"], start, width
         output = params["kernel_out"] * (degrees[-1][:, None, None] < np.arange(1, dim + 1)[:, None])
 
         def step(carry, inputs):
