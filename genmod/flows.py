@@ -43,8 +43,9 @@ Activation = Callable[[Array], Array]
 
 
 def affine(event_shape: Shape, num_layers: int = 1, *, base: Any = None, standardize: bool = True) -> Flow:
-    """x = T z + b, T triangular: with the normal base a full Gaussian, the model that every other has to beat."""
-    return _flow(TriangularAffine(), event_shape, num_layers, base, standardize)
+    """z = T x + b, T triangular: with the normal base a full Gaussian, the model that every other has to beat."""
+    # Inverted, so that training multiplies by the matrix and only sampling solves with it.
+    return _flow(Invert(TriangularAffine()), event_shape, num_layers, base, standardize)
 
 
 def nice(
@@ -95,7 +96,7 @@ def glow_1d(
 ) -> Flow:
     """Glow's step on vectors: actnorm, LU linear, affine coupling (Kingma & Dhariwal 2018, arXiv:1807.03039)."""
     coupling = _coupling(Affine(), event_shape, hidden_sizes, activation, context_shape, dtype)
-    layer = Chain((coupling, LULinear(random_order(_dim(event_shape), seed)), ActNorm()))
+    layer = Chain((coupling, Invert(LULinear(random_order(_dim(event_shape), seed))), ActNorm()))
     return _flow(layer, event_shape, num_layers, base, standardize)
 
 

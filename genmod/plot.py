@@ -28,7 +28,8 @@ def samples(path: Path, data: Any, model: Any, *, title: str = "", max_points: i
         _histograms(axis, data[:, 0], model[:, 0], legend=True)
     elif dim == 2:
         low, high = _limits(data)
-        figure, axes = _pyplot().subplots(1, 2, figsize=(8, 4), sharex=True, sharey=True, constrained_layout=True)
+        size = (8, _height(4, low, high))
+        figure, axes = _pyplot().subplots(1, 2, figsize=size, sharex=True, sharey=True, constrained_layout=True)
         for axis, x, name, color in zip(axes, (data, model), ("data", "samples"), ("C0", "C1"), strict=True):
             axis.scatter(*x.T, s=2, alpha=0.4, color=color, linewidths=0)
             axis.set(title=name, aspect="equal", xlim=(low[0], high[0]), ylim=(low[1], high[1]))
@@ -48,7 +49,8 @@ def density(
     panels = [("model", log_prob_fn)] + ([("truth", true_log_prob_fn)] if true_log_prob_fn is not None else [])
     images = [(name, np.exp(np.asarray(fn(points.reshape(-1, 2))).reshape(num, num))) for name, fn in panels]
     brightest = np.quantile(images[-1][1], 0.999) or 1.0
-    figure, axes = _pyplot().subplots(1, len(panels), figsize=(4.4 * len(panels), 4), squeeze=False, constrained_layout=True)
+    size = (4.4 * len(panels), _height(4, low, high))
+    figure, axes = _pyplot().subplots(1, len(panels), figsize=size, squeeze=False, constrained_layout=True)
     extent = (low[0], high[0], low[1], high[1])
     options = {"origin": "lower", "extent": extent, "vmin": 0, "vmax": brightest, "cmap": "magma"}
     shown = [axis.imshow(image, **options) for axis, (_, image) in zip(axes[0], images, strict=True)]
@@ -124,6 +126,12 @@ def _limits(data: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     low, high = np.quantile(data, 0.001, axis=0), np.quantile(data, 0.999, axis=0)
     margin = 0.1 * (high - low) + 1e-6
     return low - margin, high + margin
+
+
+def _height(width: float, low: np.ndarray, high: np.ndarray) -> float:
+    """The height in inches of a figure whose panels are `width` wide and keep the aspect of the data."""
+    aspect = (high[1] - low[1]) / (high[0] - low[0])
+    return float(np.clip(width * aspect, 0.4 * width, 1.5 * width)) + 0.9
 
 
 def _save(figure: Any, path: Path) -> None:

@@ -15,7 +15,9 @@ import pytest
 import genmod
 
 ROOT = Path(genmod.__file__).parent
-FILES = {".".join(p.relative_to(ROOT.parent).with_suffix("").parts).removesuffix(".__init__"): p for p in sorted(ROOT.rglob("*.py"))}
+FILES = {
+    ".".join(p.relative_to(ROOT.parent).with_suffix("").parts).removesuffix(".__init__"): p for p in sorted(ROOT.rglob("*.py"))
+}
 by_file = pytest.mark.parametrize("name", FILES)
 
 # Folder or file below genmod -> layer; a module imports its own layer's folder and lower layers only.
@@ -59,7 +61,9 @@ def test_imports_point_down(name):
         if imported.split(".")[0] == "genmod" and part(imported) != part(name):
             assert imported != "genmod", f"{name} imports the package that exports it"
             below = LAYERS[part(imported)]
-            assert below < layer or (below == layer and layer in (0, 1, 3, 4)), f"{name} (layer {layer}) imports {imported} (layer {below})"
+            assert below < layer or (below == layer and layer in (0, 1, 3, 4)), (
+                f"{name} (layer {layer}) imports {imported} (layer {below})"
+            )
 
 
 @by_file
@@ -96,7 +100,7 @@ def test_no_circle():
     state = {}
 
     def visit(name, trail):
-        assert state.get(name) != "open", f"circle: {' -> '.join([*trail[trail.index(name):], name])}"
+        assert state.get(name) != "open", f"circle: {' -> '.join([*trail[trail.index(name) :], name])}"
         if name not in state:
             state[name] = "open"
             for other in graph[name]:

@@ -1,0 +1,137 @@
+"""`evaluate`, `health`, `run` and `plot`: what stands between a fitted model and a number in a table."""
+
+import dataclasses
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import genmod as gm
+from genmod.bijectors import Chain, DiagonalAffine, Elementwise, Invert, RationalQuadraticSpline, Repeat
+
+
+def gaussian_flow(dim=2):
+    flow = gm.flows.affine((dim,), standardize=False)
+    return flow, flow.init(jax.random.key(0), jnp.zeros((4, dim)))
+
+
+def test_evaluate_is_the_closed_form_of_a_gaussian(key):
+    flow, params = gaussian_flow()
+    x = 1.0 + 2.0 * jax.random.normal(key, (2_000, 2))
+    found = gm.evaluate(flow, params, x, batch_size=300)
+    nll = 0.5 * np.sum(np.asarray(x, np.float64) ** 2, 1) + np.log(2 * np.pi)
+    assert found["nll_nats"] == pytest.approx(nll.mean(), rel=1e-6)
+    assert found["nll_nats_sem"] == pytest.approx(nll.std(ddof=1) / 2_000**0.5, rel=1e-5)
+    assert found["num_params"] == 4 + 2  # one matrix and one shift
+
+
+def test_gap_is_the_paired_estimate_of_the_kl(key):
+    flow, params = gaussian_flow(1)
+    x = 1.0 + jax.random.normal(key, (50_000, 1))
+    found = gm.evaluate(flow, params, x, true_log_prob=lambda x: jax.scipy.stats.norm.logpdf(x[:, 0], 1.0))
+    # KL(N(1, 1) || N(0, 1)) = 1/2; log p - log q = x - 1/2 has variance 1.
+    assert found["gap_nats_sem"] == pytest.approx(50_000**-0.5, rel=0.02)
+    assert abs(found["gap_nats"] - 0.5) < 4 * found["gap_nats_sem"]
+
+
+def test_evaluate_refuses_what_is_not_finite():
+    base = gm.densities.Uniform((1,), 0.0, 1.0)
+    flow = gm.flows.affine((1,), base=base, standardize=False)
+    params = flow.init(jax.random.key(0), jnp.zeros((4, 1)))
+    with pytest.raises(ValueError, match="not finite for 1 of 2 events"):
+        gm.evaluate(flow, params, jnp.array([[0.5], [1.5]]))
+
+
+def test_health_measures_slopes_tails_and_round_trips(key):
+    spline = Elementwise(RationalQuadraticSpline(4, bound=1.0))
+    bijector = Chain((Repeat(Chain((spline,)), 2), DiagonalAffine()))
+    x = jax.random.normal(key, (256, 3))
+    params = bijector.init(key, x)
+    params = (*params[:1], {"scale": jnp.array([0.5, 1.0, -4.0]), "shift": jnp.zeros(3)})
+    report = gm.health(bijector, params, x)
+    assert [layer.name for layer in report.layers] == [
+        "DiagonalAffine",
+        "1: Elementwise(RationalQuadraticSpline)",
+        "0: Elementwise(RationalQuadraticSpline)",
+    ]
+    affine, *splines = report.layers
+    assert (affine.smallest_slope, affine.largest_slope) == pytest.approx((0.5, 4.0), rel=1e-5)
+    share = float(np.mean(np.abs(np.asarray(x) / np.asarray(params[1]["scale"])) > 1.0))
+    assert [layer.tail_share for layer in splines] == pytest.approx([share] * 2, abs=1e-6)
+    assert report.round_trip < 1e-5
+    assert any("outside the spline" in warning for warning in report.warnings)
+    assert "DiagonalAffine" in str(report) and "warning" in str(report)
+
+
+def test_health_warns_where_float32_is_not_enough(key):
+    bijector = Invert(DiagonalAffine())
+    params = {"scale": jnp.ones(2), "shift": jnp.full(2, -3e6)}  # x + 3e6 keeps no digit of x
+    x = jax.random.normal(key, (32, 2))
+    assert any("float32 is not enough" in warning for warning in gm.health(bijector, params, x).warnings)
+    assert not gm.health(bijector, params | {"shift": jnp.ones(2)}, x).warnings
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    number: int = 1
+    sizes: tuple[int, ...] = (2, 3)
+
+
+def experiment(config, run):
+    if config.number < 0:
+        raise ValueError(f"number must be >= 0, got {config.number}")
+    with (run.folder / "calls").open("a") as file:
+        file.write("x")
+    return {"twice": 2 * config.number}
+
+
+def test_run_happens_once_and_writes_metrics_last(tmp_path, capsys):
+    arguments = ["--number", "4", "--out", str(tmp_path / "a")]
+    assert gm.run.main(experiment, Config, arguments=arguments) == {"twice": 8}
+    assert gm.run.main(experiment, Config, arguments=arguments) == {"twice": 8}
+    assert (tmp_path / "a" / "calls").read_text() == "x"
+    assert "already done" in capsys.readouterr().out
+    assert json.loads((tmp_path / "a" / "config.json").read_text())["number"] == 4
+    assert json.loads((tmp_path / "a" / "provenance.json").read_text())["versions"]["jax"] == jax.__version__
+    with pytest.raises(SystemExit, match="another config"):
+        gm.run.main(experiment, Config, arguments=["--number", "5", "--out", str(tmp_path / "a")])
+
+
+def test_quick_changes_the_defaults_only(tmp_path):
+    quick = {"number": 7}
+    assert gm.run.main(experiment, Config, quick=quick, arguments=["--quick", f"--out={tmp_path / 'a'}"]) == {"twice": 14}
+    arguments = ["--quick", "--number", "3", "--out", str(tmp_path / "b")]
+    assert gm.run.main(experiment, Config, quick=quick, arguments=arguments) == {"twice": 6}
+
+
+def test_a_users_mistake_is_one_sentence(tmp_path):
+    with pytest.raises(SystemExit, match=r"^error: number must be >= 0, got -1$"):
+        gm.run.main(experiment, Config, arguments=["--number", "-1", "--out", str(tmp_path)])
+    assert not (tmp_path / "metrics.json").exists()
+
+
+def test_folder_depends_on_the_config_alone():
+    folders = {gm.run.locate(experiment, config).folder for config in (Config(), Config(1), Config(2), Config(sizes=(2,)))}
+    assert len(folders) == 3
+    assert all(folder.parts[:2] == ("runs", "test_evaluate") for folder in folders)
+
+
+def test_table_aligns():
+    lines = gm.run.table([{"a": 1, "b": 0.25}, {"a": 10, "c": "x"}]).splitlines()
+    assert lines[0].split() == ["a", "b", "c"]
+    assert len({len(line) for line in lines}) == 1
+
+
+@pytest.mark.parametrize("dim", [1, 2, 5])
+def test_figures_show_something(tmp_path, dim, key):
+    pyplot = pytest.importorskip("matplotlib.pyplot", exc_type=ImportError)
+    x = np.asarray(jax.random.normal(key, (500, dim)))
+    gm.plot.samples(tmp_path / "samples.png", x, x + 1)
+    history = {"step": np.arange(5), "loss": np.arange(5.0)[::-1], "validation_loss": np.arange(5.0)[::-1] + 0.1}
+    gm.plot.training(tmp_path / "training.png", history, limit=0.0)
+    if dim == 2:
+        gm.plot.density(tmp_path / "density.png", lambda x: -0.5 * jnp.sum(x**2, -1), x)
+    for path in tmp_path.glob("*.png"):
+        assert np.std(pyplot.imread(path)[..., :3]) > 0.02, path

@@ -1,0 +1,319 @@
+"""Every flow builder: densities that integrate to one, samples that follow them, gradients that reach every parameter."""
+
+import functools
+
+import distrax
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from registry import FLOWS
+
+import genmod as gm
+from genmod import flows
+from genmod.base import trainable_mask
+from genmod.models import base as model_base
+
+by_name = pytest.mark.parametrize("name", FLOWS)
+CONDITIONAL = [name for name in FLOWS if name != "affine"]
+SLOW = {"neural_autoregressive_flow", "autoregressive_spline_flow", "sylvester_flow_householder", "sylvester_flow_triangular"}
+by_name_some_slow = pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n in SLOW)) for n in FLOWS])
+
+
+def data(dim, num=256):
+    """Correlated, shifted, of unequal scales."""
+    rng = np.random.default_rng(0)
+    mixing = np.eye(dim) + 0.4 * np.tril(np.ones((dim, dim)), -1)
+    return (rng.standard_normal((num, dim)) @ mixing.T * (0.5 + np.arange(dim)) + 1.0).astype(np.float32)
+
+
+def perturbed(params, scale=0.3):
+    """Trained parameters plus noise: at the start most flows are plain Gaussians."""
+    rng = np.random.default_rng(1)
+    moved = jax.tree.map(lambda p: p + np.asarray(scale * rng.standard_normal(p.shape), p.dtype), params)
+    return jax.tree.map(lambda new, old, trained: new if trained else old, moved, params, trainable_mask(params))
+
+
+@functools.cache
+def built(name, dim, context_shape=None):
+    """(flow, perturbed parameters, data, contexts or None)."""
+    flow = FLOWS[name]((dim,)) if context_shape is None else FLOWS[name]((dim,), context_shape=context_shape)
+    x = data(dim)
+    context = None if context_shape is None else np.linspace(-1, 1, len(x) * 2, dtype=np.float32).reshape(len(x), *context_shape)
+    return flow, perturbed(flow.init(jax.random.key(0), x, context)), x, context
+
+
+def grid(num, params, flow, key, context=None):
+    """Cell centres over a box that holds the flow's own samples with a wide margin, and the volume of a cell."""
+    sample = np.asarray(flow.sample(params, key, (2_000,), context))
+    low, high = sample.min(0), sample.max(0)
+    low, high = low - 0.6 * (high - low), high + 0.6 * (high - low)
+    lines = [l + (np.arange(num) + 0.5) * (h - l) / num for l, h in zip(low, high, strict=True)]
+    points = np.stack(np.meshgrid(*lines, indexing="ij"), -1).reshape(-1, len(lines)).astype(np.float32)
+    return points, float(np.prod((high - low) / num))
+
+
+def mass(log_prob, cell):
+    return float(np.exp(np.asarray(log_prob, np.float64)).sum() * cell)
+
+
+def test_every_builder_is_in_the_registry():
+    built_here = {getattr(make, "func", make) for make in FLOWS.values()}
+    public = {
+        f
+        for n, f in vars(flows).items()
+        if not n.startswith("_") and getattr(f, "__module__", "") == "genmod.flows" and callable(f)
+    }
+    assert public == built_here
+
+
+# --- densities ---------------------------------------------------------------------------------------------------------------
+
+
+@by_name
+def test_integrates_to_one_on_the_line(name, key):
+    flow, params, _, _ = built(name, 1)
+    points, cell = grid(20_000, params, flow, key)
+    np.testing.assert_allclose(mass(flow.log_prob(params, points), cell), 1.0, atol=1e-3)
+
+
+@by_name_some_slow
+def test_integrates_to_one_in_the_plane(name, key):
+    flow, params, _, _ = built(name, 2)
+    points, cell = grid(1_000, params, flow, key)  # a spline's bins may be narrow
+    np.testing.assert_allclose(mass(flow.log_prob(params, points), cell), 1.0, atol=1e-3)
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n in SLOW)) for n in CONDITIONAL])
+def test_conditional_density_integrates_to_one_for_every_context(name, key):
+    flow, params, _, _ = built(name, 1, (2,))
+    seen = []
+    for context in (jnp.array([0.0, 0.0]), jnp.array([1.0, -2.0])):
+        points, cell = grid(20_000, params, flow, key, context)
+        seen.append(np.asarray(flow.log_prob(params, points, context)))
+        np.testing.assert_allclose(mass(seen[-1], cell), 1.0, atol=1e-3)
+    points = np.linspace(-2, 4, 20, dtype=np.float32)[:, None]
+    one, other = (flow.log_prob(params, points, c) for c in (jnp.zeros(2), jnp.array([1.0, -2.0])))
+    assert jnp.abs(one - other).max() > 1e-3  # the context is read
+
+
+@by_name_some_slow
+def test_samples_follow_the_density(name, key):
+    """The probability integral transform of the samples is uniform: Kolmogorov-Smirnov on the line."""
+    flow, params, _, _ = built(name, 1)
+    num = 4_000
+    sample = np.sort(np.asarray(flow.sample(params, key, (num,)))[:, 0])
+    points, cell = grid(20_000, params, flow, key)
+    density = np.exp(np.asarray(flow.log_prob(params, points), np.float64))
+    cdf = np.interp(sample, points[:, 0] + cell / 2, np.cumsum(density) * cell)
+    distance = np.abs(cdf - (np.arange(num) + 0.5) / num).max()
+    assert distance < 2.2 / np.sqrt(num)  # exceeded once in 8,000 draws of a right sampler
+
+
+@by_name
+def test_samples_and_their_log_prob_agree(name, key):
+    flow, params, _, _ = built(name, 3)
+    x, log_prob = jax.jit(flow.sample_and_log_prob, static_argnums=2)(params, key, 200)
+    assert x.shape == (200, 3) and log_prob.shape == (200,) and x.dtype == log_prob.dtype == jnp.float32
+    np.testing.assert_allclose(flow.sample(params, key, (200,)), x, rtol=1e-5, atol=1e-5)
+    # Two routes through a few layers in float32.
+    np.testing.assert_allclose(flow.log_prob(params, x), log_prob, rtol=1e-3, atol=2e-3)
+
+
+@by_name
+def test_gradients_reach_every_parameter(name, key):
+    flow, params, x, _ = built(name, 3)
+    grads = jax.jit(jax.grad(lambda p: flow.loss(p, key, x)[0]))(params)
+    for (path, g), trained in zip(jax.tree.leaves_with_path(grads), jax.tree.leaves(trainable_mask(params)), strict=True):
+        assert jnp.isfinite(g).all(), path
+        assert bool(jnp.abs(g).max() > 0) == trained, path
+
+
+@by_name_some_slow
+def test_float64_stays_float64(name, key, x64):
+    flow, _, x, _ = built(name, 3)
+    params = flow.init(key, x.astype(np.float64))
+    assert {p.dtype for p in jax.tree.leaves(params)} == {jnp.dtype("float64")}
+    x, log_prob = flow.sample_and_log_prob(perturbed(params), key, 20)
+    assert x.dtype == log_prob.dtype == jnp.float64
+    again = flow.log_prob(perturbed(params), x)
+    assert again.dtype == jnp.float64
+    np.testing.assert_allclose(again, log_prob, rtol=1e-9, atol=1e-9)
+
+
+# --- the Model protocol, once for all flows --------------------------------------------------------------------------------------
+
+
+def test_batch_axes_of_log_prob():
+    flow, params, x, _ = built("real_nvp", 2)
+    whole = flow.log_prob(params, x[:12])
+    assert whole.shape == (12,)
+    np.testing.assert_allclose(flow.log_prob(params, x[:12].reshape(3, 2, 2, 2)), whole.reshape(3, 2, 2), rtol=1e-5, atol=1e-5)
+    single = flow.log_prob(params, x[0])
+    assert single.shape == ()
+    np.testing.assert_allclose(single, whole[0], rtol=1e-5, atol=1e-5)
+    assert flow.log_prob(params, x[:0]).shape == (0,)
+
+
+def test_batch_axes_of_contexts():
+    flow, params, x, context = built("real_nvp", 2, (2,))
+    whole = flow.log_prob(params, x[:6], context[:6])
+    np.testing.assert_allclose(
+        flow.log_prob(params, x[:6].reshape(2, 3, 2), context[:6].reshape(2, 3, 2)).ravel(), whole, rtol=1e-5, atol=1e-5
+    )
+    shared = flow.log_prob(params, x[:6], context[3])
+    np.testing.assert_allclose(shared[3], whole[3], rtol=1e-5, atol=1e-5)
+    assert jnp.abs(shared - whole).max() > 1e-3
+
+
+def test_shapes_of_samples(key):
+    flow, params, _, _ = built("real_nvp", 2)
+    assert flow.sample(params, key).shape == (2,)
+    assert flow.sample(params, key, 5).shape == (5, 2)
+    assert flow.sample(params, key, (3, 4)).shape == (3, 4, 2)
+    flow, params, _, context = built("real_nvp", 2, (2,))
+    assert flow.sample(params, key, (3,), context[0]).shape == (3, 2)
+    assert flow.sample(params, key, (3,), context[:4]).shape == (3, 4, 2)
+
+
+def test_each_context_gets_its_own_samples(key):
+    """The context moves the mean of a linear-Gaussian flow; the rows of samples must move alike."""
+    flow, params, _, _ = built("planar_flow", 1, (2,))
+    contexts = jnp.array([[3.0, 3.0], [-3.0, -3.0], [0.0, 0.0]])
+    together = flow.sample(params, key, (4_000,), contexts)
+    for i, context in enumerate(contexts):
+        alone = flow.sample(params, jax.random.fold_in(key, i), (4_000,), context)
+        error = jnp.abs(together[:, i].mean(0) - alone.mean(0))
+        assert (error < 4.5 * np.sqrt(2 / 4_000) * alone.std(0)).all()
+
+
+def test_second_call_is_not_traced_again(key):
+    name = "masked_autoregressive_flow"
+    flow, params, x, _ = built(name, 3)
+    flow.log_prob(params, x), flow.sample(params, key, (7,))
+    before = model_base._log_prob._cache_size(), model_base._sample._cache_size()
+    equal = FLOWS[name]((3,))
+    assert equal == flow and equal is not flow
+    equal.log_prob(params, x + 1), equal.sample(params, jax.random.fold_in(key, 1), (7,))
+    assert (model_base._log_prob._cache_size(), model_base._sample._cache_size()) == before
+
+
+def test_refuses_unfit_arguments(key):
+    flow, params, x, _ = built("real_nvp", 2)
+    conditional, conditional_params, _, context = built("real_nvp", 2, (2,))
+    with pytest.raises(ValueError, match=r"x must have shape \(...,\) \+ \(2,\), got \(3,\)"):
+        flow.log_prob(params, jnp.zeros(3))
+    with pytest.raises(TypeError, match="x must be floating point, got int32"):
+        flow.log_prob(params, jnp.zeros((4, 2), int))
+    with pytest.raises(ValueError, match="takes no context"):
+        flow.log_prob(params, x, context)
+    with pytest.raises(ValueError, match="conditional: pass context"):
+        conditional.log_prob(conditional_params, x)
+    with pytest.raises(ValueError, match=r"context must have shape \(256, 2\), got \(5, 2\)"):
+        conditional.log_prob(conditional_params, x, context[:5])
+    with pytest.raises(ValueError, match="conditional: pass context"):
+        conditional.sample(conditional_params, key, (3,))
+    with pytest.raises(ValueError, match="takes no context"):
+        flow.sample(params, key, (3,), context)
+    with pytest.raises(TypeError, match="typed key"):
+        flow.sample(params, 0)
+    with pytest.raises(ValueError, match=r"x must have shape \(n,\) \+ \(2,\), got \(2,\)"):
+        flow.init(key, x[0])
+    with pytest.raises(ValueError, match=r"batch must have shape"):
+        flow.loss(params, key, x[0])
+
+
+@pytest.mark.parametrize("event_shape", [2, (), (2, 2), (0,), (2.0,)])
+def test_refuses_events_that_are_not_vectors(event_shape):
+    with pytest.raises(ValueError, match=r"event_shape must be \(D,\)"):
+        flows.real_nvp(event_shape)
+
+
+def test_refuses_no_layers():
+    with pytest.raises(ValueError, match="num_layers must be an integer >= 1, got 0"):
+        flows.affine((2,), 0)
+
+
+# --- numbers and options --------------------------------------------------------------------------------------------------------
+
+
+def test_one_variable_by_hand():
+    """x = 2 + 3 z, z ~ N(0, 1): log p(5) = -2.517551."""
+    flow = gm.models.Flow(gm.bijectors.ScalarAffine(), gm.densities.Normal((1,)))
+    params = {"bijector": {"scale": jnp.array(3.0), "shift": jnp.array(2.0)}}
+    np.testing.assert_allclose(flow.log_prob(params, jnp.array([5.0])), -2.517551, atol=1e-6)
+    np.testing.assert_allclose(flow.loss(params, None, jnp.array([[5.0]]))[0], 2.517551, atol=1e-6)
+
+
+def test_affine_flow_starts_at_independent_gaussians_of_the_data(key):
+    x = data(2)
+    flow = flows.affine((2,))
+    params = flow.init(key, x)
+    wanted = jax.scipy.stats.norm.logpdf(x, x.mean(0, keepdims=True), x.std(0, keepdims=True)).sum(1)
+    np.testing.assert_allclose(flow.log_prob(params, x), wanted, rtol=1e-4, atol=1e-4)
+    plain = flows.affine((2,), standardize=False)
+    np.testing.assert_allclose(plain.log_prob(plain.init(key, x), x), jax.scipy.stats.norm.logpdf(x).sum(1), rtol=1e-4, atol=1e-4)
+
+
+@by_name
+def test_starts_as_the_standardised_base(name, key):
+    """Last layers start at zero, so that training starts from the best diagonal Gaussian."""
+    x = data(2)
+    flow = FLOWS[name]((2,))
+    wanted = jax.scipy.stats.norm.logpdf(x, x.mean(0, keepdims=True), x.std(0, keepdims=True)).sum(1)
+    np.testing.assert_allclose(flow.log_prob(flow.init(key, x), x), wanted, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    "base",
+    [
+        gm.densities.StudentT((2,), 7.0),
+        gm.densities.GaussianMixture((2,), 3),
+        distrax.MultivariateNormalDiag(jnp.array([1.0, -1.0]), jnp.array([0.5, 2.0])),
+    ],
+    ids=["student_t", "learned_mixture", "distrax"],
+)
+def test_any_base(base, key):
+    flow = flows.affine((2,), base=base)
+    params = perturbed(flow.init(key, data(2)))
+    assert ("base" in params) == isinstance(base, gm.densities.GaussianMixture)
+    x, log_prob = flow.sample_and_log_prob(params, key, 50)
+    np.testing.assert_allclose(flow.log_prob(params, x), log_prob, rtol=1e-4, atol=1e-4)
+    points, cell = grid(800, params, flow, key)
+    np.testing.assert_allclose(mass(flow.log_prob(params, points), cell), 1.0, atol=2e-3)  # heavy tails leave the box
+    grads = jax.grad(lambda p: flow.loss(p, key, data(2))[0])(params)
+    assert all((g != 0).any() for g in jax.tree.leaves(grads.get("base", {})))
+
+
+@pytest.mark.parametrize("name", ["real_nvp", "neural_spline_flow", "masked_autoregressive_flow"])
+def test_bfloat16_networks_keep_float32_log_dets(name, key):
+    half = FLOWS[name]((3,), dtype=jnp.bfloat16)
+    flow, params, x, _ = built(name, 3)
+    assert {p.dtype for p in jax.tree.leaves(half.init(key, x))} == {jnp.dtype("float32")}
+    log_prob = half.log_prob(params, x)
+    assert log_prob.dtype == jnp.float32 and half.sample(params, key, (2,)).dtype == jnp.float32
+    error = jnp.abs(log_prob - flow.log_prob(params, x))
+    assert 0 < float(error.mean()) < 10 * 2**-8  # bfloat16 has 8 bits; the sum of three coordinates of two layers
+    grads = jax.grad(lambda p: half.loss(p, key, x)[0])(params)
+    assert all(g.dtype == jnp.float32 for g in jax.tree.leaves(grads))
+
+
+def test_seed_chooses_the_permutations():
+    one, other = flows.real_nvp((6,), 2, seed=1), flows.real_nvp((6,), 2, seed=2)
+    assert one != other and one == flows.real_nvp((6,), 2, seed=1)
+
+
+def test_couplings_reach_every_coordinate(key):
+    """Two layers with a permutation change all of a vector: no half passes untouched."""
+    flow = FLOWS["real_nvp"]((4,), num_layers=4, standardize=False)
+    params = perturbed(flow.init(key, data(4)))
+    x = jnp.asarray(data(4)[0])
+    jacobian = jax.jacfwd(lambda x: flow.bijector.inverse(params["bijector"], x))(x)
+    # A coordinate that passed untouched would leave a row that is a row of the identity.
+    assert ((jnp.abs(jacobian) > 1e-6).sum(1) > 1).all()
+
+
+def test_num_params_counts_what_is_trained():
+    flow = flows.affine((3,))
+    params = flow.init(jax.random.key(0), data(3))
+    assert gm.base.num_params(params) == 9 + 3  # the six numbers of the standardisation are fixed
