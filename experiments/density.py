@@ -64,6 +64,7 @@ class Config:
     num_layers: int | None = None
     """Layers of the flow; None is the builder's own number."""
     hidden_sizes: tuple[int, ...] = (128, 128)
+    activation: Literal["relu", "tanh", "silu"] = "relu"
     num_train: int = 100_000
     """Training points of a toy set (a quarter as many to validate)."""
     num_test: int = 50_000
@@ -75,6 +76,8 @@ class Config:
     weight_decay: float = 0.0
     """Decoupled decay of the networks' kernels."""
     clip_norm: float = 5.0
+    ema_decay: float | None = None
+    """Validate, keep and test an exponential moving average of the parameters."""
     patience: int | None = None
     """Stop after so many validations (one in 100 steps) without a new best."""
     seed: int = 0
@@ -96,6 +99,7 @@ def experiment(config: Config, run: gm.run.Run) -> dict[str, Any]:
         validation=data.validation,
         patience=config.patience,
         clip_norm=config.clip_norm,
+        ema_decay=config.ema_decay,
         checkpoint=run.checkpoint,
         log=run.log,
     )
@@ -127,8 +131,9 @@ def load(config: Config, key: jax.Array) -> gm.data.Dataset:
 def build(config: Config, event_shape: tuple[int, ...]) -> gm.models.Flow:
     builder = MODELS[config.model]
     layers = {} if config.num_layers is None else {"num_layers": config.num_layers}
+    networks = {"hidden_sizes": config.hidden_sizes, "activation": getattr(jax.nn, config.activation)}
     takes_networks = "hidden_sizes" in inspect.signature(builder).parameters
-    return builder(event_shape, **layers, **({"hidden_sizes": config.hidden_sizes} if takes_networks else {}))
+    return builder(event_shape, **layers, **(networks if takes_networks else {}))
 
 
 def optimizer(config: Config) -> optax.GradientTransformation:

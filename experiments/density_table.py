@@ -2,6 +2,7 @@
 
 python -m experiments.density_table                                           every flow on two moons
 python -m experiments.density_table --data two_moons rings --models nsf maf   some of them
+python -m experiments.density_table --fit.num-steps 10000                     with other settings of experiments.density
 
 Each fit is a run of `experiments.density` in runs/density: finished ones are not repeated, a killed one resumes. The table
 is also written to table.md. --out moves the table only.
@@ -21,13 +22,8 @@ class Config:
     """Toy sets, named tables, or paths of .npy, .npz or .csv files."""
     models: tuple[density.ModelName, ...] = get_args(density.ModelName)
     """Names of flows, one row each."""
-    num_layers: int | None = None
-    """Layers of every flow; None is each builder's own number."""
-    hidden_sizes: tuple[int, ...] = (128, 128)
-    num_train: int = 100_000
-    num_test: int = 50_000
-    num_steps: int = 3_000
-    seed: int = 0
+    fit: density.Config = dataclasses.field(default_factory=density.Config)
+    """Everything else of each run; its own data and model are replaced."""
 
 
 def experiment(config: Config, run: gm.run.Run) -> dict[str, Any]:
@@ -38,7 +34,7 @@ def experiment(config: Config, run: gm.run.Run) -> dict[str, Any]:
     for data in config.data:
         results = []
         for model in config.models:
-            one = fit_config(config, data, model)
+            one = dataclasses.replace(config.fit, data=data, model=model)
             found = gm.run.execute(density.experiment, one)
             results.append((found, wall_seconds(one)))
             metrics |= flat(found)
@@ -47,11 +43,6 @@ def experiment(config: Config, run: gm.run.Run) -> dict[str, Any]:
     print(f"\n{text}\n")
     (run.folder / "table.md").write_text(text + "\n")
     return metrics
-
-
-def fit_config(config: Config, data: str, model: density.ModelName) -> density.Config:
-    shared = {f.name: getattr(config, f.name) for f in dataclasses.fields(config) if f.name not in ("data", "models")}
-    return density.Config(data=data, model=model, **shared)
 
 
 def wall_seconds(config: density.Config) -> float:
@@ -84,5 +75,5 @@ def markdown(results: list[tuple[dict[str, Any], float]]) -> str:
 
 
 if __name__ == "__main__":
-    few: Any = {"models": ("affine", "nsf"), "num_train": 20_000, "num_steps": 500, "hidden_sizes": (64, 64)}
-    gm.run.main(experiment, Config, quick=few)
+    few = density.Config(num_train=20_000, num_steps=500, hidden_sizes=(64, 64))
+    gm.run.main(experiment, Config, quick={"models": ("affine", "nsf"), "fit": few})

@@ -22,6 +22,7 @@ from genmod.densities import (
     as_density,
 )
 
+pytestmark = pytest.mark.usefixtures("quick_compile")
 LAPLACE_PAIR = distrax.Independent(distrax.Laplace(jnp.array([1.0, -1.0]), jnp.array([0.5, 2.0])), 1)
 
 # A density of the plane, the half width of a box that holds all but 1e-4 of it, and the mean and variance of a coordinate.

@@ -14,6 +14,7 @@ from genmod import flows
 from genmod.base import trainable_mask
 from genmod.models import base as model_base
 
+pytestmark = pytest.mark.usefixtures("quick_compile")
 by_name = pytest.mark.parametrize("name", FLOWS)
 CONDITIONAL = [name for name in FLOWS if name != "affine"]
 SLOW = {"neural_autoregressive_flow", "autoregressive_spline_flow", "sylvester_flow_householder", "sylvester_flow_triangular"}
@@ -45,7 +46,7 @@ def built(name, dim, context_shape=None):
 
 def grid(num, params, flow, key, context=None):
     """Cell centres over a box that holds the flow's own samples with a wide margin, and the volume of a cell."""
-    sample = np.asarray(flow.sample(params, key, (2_000,), context))
+    sample = np.asarray(flow.sample(params, key, (4_000,), context))
     low, high = sample.min(0), sample.max(0)
     low, high = low - 0.6 * (high - low), high + 0.6 * (high - low)
     lines = [l + (np.arange(num) + 0.5) * (h - l) / num for l, h in zip(low, high, strict=True)]
@@ -113,9 +114,8 @@ def test_samples_follow_the_density(name, key):
 @by_name
 def test_samples_and_their_log_prob_agree(name, key):
     flow, params, _, _ = built(name, 3)
-    x, log_prob = jax.jit(flow.sample_and_log_prob, static_argnums=2)(params, key, 200)
-    assert x.shape == (200, 3) and log_prob.shape == (200,) and x.dtype == log_prob.dtype == jnp.float32
-    np.testing.assert_allclose(flow.sample(params, key, (200,)), x, rtol=1e-5, atol=1e-5)
+    x, log_prob = jax.jit(flow.sample_and_log_prob, static_argnums=2)(params, key, 256)
+    assert x.shape == (256, 3) and log_prob.shape == (256,) and x.dtype == log_prob.dtype == jnp.float32
     # Two routes through a few layers in float32.
     np.testing.assert_allclose(flow.log_prob(params, x), log_prob, rtol=1e-3, atol=2e-3)
 
@@ -134,10 +134,14 @@ def test_float64_stays_float64(name, key, x64):
     flow, _, x, _ = built(name, 3)
     params = flow.init(key, x.astype(np.float64))
     assert {p.dtype for p in jax.tree.leaves(params)} == {jnp.dtype("float64")}
-    x, log_prob = flow.sample_and_log_prob(perturbed(params), key, 20)
-    assert x.dtype == log_prob.dtype == jnp.float64
-    again = flow.log_prob(perturbed(params), x)
-    assert again.dtype == jnp.float64
+
+    @jax.jit
+    def both(params):
+        x, log_prob = flow.sample_and_log_prob(params, key, 20)
+        return x, log_prob, flow.log_prob(params, x)
+
+    x, log_prob, again = both(perturbed(params))
+    assert x.dtype == log_prob.dtype == again.dtype == jnp.float64
     np.testing.assert_allclose(again, log_prob, rtol=1e-9, atol=1e-9)
 
 
@@ -168,6 +172,7 @@ def test_batch_axes_of_contexts():
 
 def test_shapes_of_samples(key):
     flow, params, _, _ = built("real_nvp", 2)
+    np.testing.assert_allclose(flow.sample(params, key, 5), flow.sample_and_log_prob(params, key, 5)[0], rtol=1e-5, atol=1e-5)
     assert flow.sample(params, key).shape == (2,)
     assert flow.sample(params, key, 5).shape == (5, 2)
     assert flow.sample(params, key, (3, 4)).shape == (3, 4, 2)
@@ -258,8 +263,8 @@ def test_affine_flow_starts_at_independent_gaussians_of_the_data(key):
 @by_name
 def test_starts_as_the_standardised_base(name, key):
     """Last layers start at zero, so that training starts from the best diagonal Gaussian."""
-    x = data(2)
-    flow = FLOWS[name]((2,))
+    x = data(3)
+    flow = FLOWS[name]((3,))
     wanted = jax.scipy.stats.norm.logpdf(x, x.mean(0, keepdims=True), x.std(0, keepdims=True)).sum(1)
     np.testing.assert_allclose(flow.log_prob(flow.init(key, x), x), wanted, rtol=1e-3, atol=1e-3)
 
@@ -277,11 +282,11 @@ def test_any_base(base, key):
     flow = flows.affine((2,), base=base)
     params = perturbed(flow.init(key, data(2)))
     assert ("base" in params) == isinstance(base, gm.densities.GaussianMixture)
-    x, log_prob = flow.sample_and_log_prob(params, key, 50)
+    x, log_prob = jax.jit(flow.sample_and_log_prob, static_argnums=2)(params, key, 256)
     np.testing.assert_allclose(flow.log_prob(params, x), log_prob, rtol=1e-4, atol=1e-4)
     points, cell = grid(800, params, flow, key)
     np.testing.assert_allclose(mass(flow.log_prob(params, points), cell), 1.0, atol=2e-3)  # heavy tails leave the box
-    grads = jax.grad(lambda p: flow.loss(p, key, data(2))[0])(params)
+    grads = jax.jit(jax.grad(lambda p: flow.loss(p, key, data(2))[0]))(params)
     assert all((g != 0).any() for g in jax.tree.leaves(grads.get("base", {})))
 
 
@@ -294,7 +299,7 @@ def test_bfloat16_networks_keep_float32_log_dets(name, key):
     assert log_prob.dtype == jnp.float32 and half.sample(params, key, (2,)).dtype == jnp.float32
     error = jnp.abs(log_prob - flow.log_prob(params, x))
     assert 0 < float(error.mean()) < 10 * 2**-8  # bfloat16 has 8 bits; the sum of three coordinates of two layers
-    grads = jax.grad(lambda p: half.loss(p, key, x)[0])(params)
+    grads = jax.jit(jax.grad(lambda p: half.loss(p, key, x)[0]))(params)
     assert all(g.dtype == jnp.float32 for g in jax.tree.leaves(grads))
 
 
@@ -308,7 +313,7 @@ def test_couplings_reach_every_coordinate(key):
     flow = FLOWS["real_nvp"]((4,), num_layers=4, standardize=False)
     params = perturbed(flow.init(key, data(4)))
     x = jnp.asarray(data(4)[0])
-    jacobian = jax.jacfwd(lambda x: flow.bijector.inverse(params["bijector"], x))(x)
+    jacobian = jax.jit(jax.jacfwd(lambda x: flow.bijector.inverse(params["bijector"], x)))(x)
     # A coordinate that passed untouched would leave a row that is a row of the identity.
     assert ((jnp.abs(jacobian) > 1e-6).sum(1) > 1).all()
 
@@ -317,3 +322,25 @@ def test_num_params_counts_what_is_trained():
     flow = flows.affine((3,))
     params = flow.init(jax.random.key(0), data(3))
     assert gm.base.num_params(params) == 9 + 3  # the six numbers of the standardisation are fixed
+
+
+def test_many_rows_are_those_of_few(key):
+    """Above a thousand rows the work is done in blocks, the last of them padded."""
+    flow, params, x, context = built("real_nvp", 2, (2,))
+    rows, contexts = np.tile(x, (10, 1))[:2_501], np.tile(context, (10, 1))[:2_501]
+    np.testing.assert_allclose(flow.log_prob(params, rows, contexts)[-100:], flow.log_prob(params, rows[-100:], contexts[-100:]), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(flow.log_prob(params, rows, contexts[7])[2_000:], flow.log_prob(params, rows[2_000:], contexts[7]), rtol=1e-5, atol=1e-5)
+    sample = flow.sample(params, key, 2_501, contexts[7])
+    assert sample.shape == (2_501, 2) and len(np.unique(np.asarray(sample), axis=0)) == 2_501
+
+
+@pytest.mark.parametrize("name", ["radial_flow", "sylvester_flow", "glow_1d"])
+def test_no_key_is_used_twice(name, key_reuse):
+    flow, x = FLOWS[name]((2,), base=gm.densities.GaussianMixture((2,), 2)), data(2)
+    params = flow.init(jax.random.key(0), x)
+    flow.sample(params, jax.random.key(1), (3,))
+    flow.loss(params, jax.random.key(2), x)
+    key = jax.random.key(3)
+    jax.random.normal(key)
+    with pytest.raises(jax.errors.KeyReuseError):
+        jax.random.normal(key)

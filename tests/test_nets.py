@@ -9,6 +9,8 @@ from flax import nnx
 
 from genmod import nets
 
+pytestmark = pytest.mark.usefixtures("quick_compile")
+
 
 def test_head_starts_at_zero_and_learns(key):
     head = nets.Head(nets.MLP((8, 8)), 3)

@@ -453,3 +453,11 @@ def test_a_mesh_of_eight_devices_gives_the_same_run(tmp_path):
     command = [sys.executable, "-c", textwrap.dedent(MESHED), str(tmp_path)]
     result = subprocess.run(command, cwd=ROOT, env=os.environ | flags, capture_output=True, text=True, timeout=300, check=False)
     assert result.returncode == 0 and "equal" in result.stdout, result.stderr[-3000:]
+
+
+def test_no_key_is_used_twice(key_reuse):
+    """The script of the README: one key for data, training and samples."""
+    key = jax.random.key(0)
+    data = gm.data.two_moons(key, 200)
+    result = gm.fit(PLANE, data.train, key=key, loss_fn=noisy, num_steps=3, validation=data.validation, progress=False)
+    PLANE.sample(result.params, key, (3,))

@@ -11,6 +11,7 @@ from registry import TRANSFORMERS, in_circle
 from genmod.bijectors import Affine, CircularSpline, DeepSigmoidal, RationalQuadraticSpline, ScalarFunction
 from genmod.bijectors.numerical import monotone_root
 
+pytestmark = pytest.mark.usefixtures("quick_compile")
 EPS = float(np.finfo(np.float32).eps)
 by_name = pytest.mark.parametrize("name", TRANSFORMERS)
 
