@@ -33,7 +33,7 @@ from genmod.bijectors import (
     Standardize,
     Sylvester,
     Transformer,
-    TriangularAffine,
+    Whiten,
     random_order,
 )
 from genmod.densities import as_density
@@ -43,9 +43,9 @@ Activation = Callable[[Array], Array]
 
 
 def affine(event_shape: Shape, num_layers: int = 1, *, base: Any = None, standardize: bool = True) -> Flow:
-    """z = T x + b, T triangular: with the normal base a full Gaussian, the model that every other has to beat."""
-    # Inverted, so that training multiplies by the matrix and only sampling solves with it.
-    return _flow(Invert(TriangularAffine()), event_shape, num_layers, base, standardize)
+    """z = W (x - b), W triangular, started at the whitening of the data: with the normal base a full Gaussian of maximum
+    likelihood from the first step, the model that every other has to beat."""
+    return _flow(Whiten(), event_shape, num_layers, base, standardize)
 
 
 def nice(

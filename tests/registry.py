@@ -43,6 +43,7 @@ from genmod.bijectors import (
     Sylvester,
     Tanh,
     TriangularAffine,
+    Whiten,
     random_order,
 )
 from genmod.bijectors.transformers import soft_bound
@@ -127,6 +128,7 @@ BIJECTORS: dict[str, Case] = {
     "act_norm": Case(ActNorm(), identity=False),
     "act_norm_of_image": Case(ActNorm(), (2, 2, 3), identity=False),
     "standardize": Case(Standardize(), identity=False),
+    "whiten": Case(Whiten(), identity=False),
     # Transformers in the layers that take one.
     **_with_each_transformer("elementwise", Elementwise),
     **_with_each_transformer("coupling", lambda tau: Coupling(tau, MLP8, 2), ("affine", "spline")),

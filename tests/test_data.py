@@ -448,17 +448,6 @@ def test_bad_files(tmp_path):
         data.table(save(tmp_path, "w.npz", train=TABLE, val=TABLE[:, :2], test=TABLE))
 
 
-def test_standardize(tmp_path):
-    path = save(tmp_path, "t.npy", x=TABLE * [1, 10, 100] + 5)
-    raw, d = data.table(path), data.standardize(data.table(path))
-    np.testing.assert_allclose(np.mean(d.train, 0), 0, atol=1e-6)
-    np.testing.assert_allclose(np.std(d.train, 0), 1, rtol=1e-5)
-    train = np.asarray(raw.train)
-    np.testing.assert_allclose(d.test, (np.asarray(raw.test) - train.mean(0)) / train.std(0), rtol=1e-4, atol=1e-5)
-    with pytest.raises(ValueError, match="column 1 of 'c' is constant on train"):
-        data.standardize(data.table(save(tmp_path, "c.npy", x=TABLE * [1, 0, 1])))
-
-
 def test_scikit_learn_tables():
     pytest.importorskip("sklearn", exc_type=ImportError)
     with warnings.catch_warnings():

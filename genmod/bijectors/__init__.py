@@ -1,7 +1,7 @@
 """Bijectors: invertible maps of one event with explicit parameters. `base.Bijector` is the protocol."""
 
 from genmod.base import Bijector as Bijector
-from genmod.bijectors.actnorm import ActNorm as ActNorm, Standardize as Standardize
+from genmod.bijectors.actnorm import ActNorm as ActNorm, Standardize as Standardize, Whiten as Whiten
 from genmod.bijectors.autoregressive import Autoregressive as Autoregressive
 from genmod.bijectors.check import BijectionReport as BijectionReport, check_bijection as check_bijection
 from genmod.bijectors.combinators import Chain as Chain, Invert as Invert, Repeat as Repeat

@@ -1,7 +1,8 @@
-"""Layers whose parameters are read from the first batch: `ActNorm` (trained on) and `Standardize` (kept fixed).
+"""Layers whose parameters are read from the first batch: `ActNorm` and `Whiten` (trained on), `Standardize` (kept fixed).
 
-Both are x = exp(log_scale) z + shift per entry of the last axis (coordinates of a vector, channels of an image), set so that
-the first batch leaves them, in the direction data to base, with mean 0 and variance 1.
+In the direction data to base the first batch leaves all three with mean 0 and variance 1. `ActNorm` and `Standardize` are
+x = exp(log_scale) z + shift per entry of the last axis (coordinates of a vector, channels of an image); `Whiten`, for
+vectors, also removes the correlations.
 """
 
 import dataclasses
@@ -10,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from genmod.base import FIXED, Array, Bijector
+from genmod.bijectors.linear import log_abs_diagonal
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,6 +46,35 @@ class Standardize(Bijector):
 
     def _inverse(self, params, x, context):
         return _unscale_and_unshift(jax.lax.stop_gradient(params[FIXED]), x)
+
+
+@dataclasses.dataclass(frozen=True)
+class Whiten(Bijector):
+    """z = W (x - shift), W lower triangular, W^-1 W^-T the covariance of the initialising batch; then trained.
+
+    Under a normal base the start is the Gaussian of maximum likelihood. `inverse` multiplies, `forward` solves.
+    """
+
+    def _init(self, key, x, context):
+        if x.ndim != 2:
+            raise ValueError(f"Whiten takes vectors, batches of shape (n, D), got {x.shape}")
+        mean = x.mean(0)
+        centered = x - jnp.broadcast_to(mean, x.shape)
+        covariance = centered.T @ centered / x.shape[0]
+        # A little of the identity, so that a constant or repeated column leaves a factor that can be inverted.
+        identity = jnp.eye(x.shape[1], dtype=x.dtype)
+        ridge = 10 * jnp.finfo(x.dtype).eps * jnp.maximum(jnp.trace(covariance), jnp.finfo(x.dtype).eps)
+        factor = jnp.linalg.cholesky(covariance + ridge * identity)
+        return {"matrix": jax.scipy.linalg.solve_triangular(factor, identity, lower=True), "shift": mean}
+
+    def _forward(self, params, z, context):
+        matrix = jnp.tril(params["matrix"])
+        x = jax.scipy.linalg.solve_triangular(matrix, z, lower=True) + params["shift"]
+        return x, -log_abs_diagonal(matrix)
+
+    def _inverse(self, params, x, context):
+        matrix = jnp.tril(params["matrix"])
+        return matrix @ (x - params["shift"]), log_abs_diagonal(matrix)
 
 
 def batch_statistics(x: Array) -> dict[str, Array]:

@@ -69,12 +69,12 @@ class TriangularAffine(Bijector):
 
     def _forward(self, params, z, context):
         matrix = self._triangle(params["matrix"])
-        return matrix @ z + params["shift"], _log_abs_diagonal(matrix)
+        return matrix @ z + params["shift"], log_abs_diagonal(matrix)
 
     def _inverse(self, params, x, context):
         matrix = self._triangle(params["matrix"])
         z = jax.scipy.linalg.solve_triangular(matrix, x - params["shift"], lower=self.lower)
-        return z, -_log_abs_diagonal(matrix)
+        return z, -log_abs_diagonal(matrix)
 
     def _triangle(self, matrix):
         return jnp.tril(matrix) if self.lower else jnp.triu(matrix)
@@ -277,5 +277,6 @@ def _dim(x: Array) -> int:
     return x.shape[1]
 
 
-def _log_abs_diagonal(matrix: Array) -> Array:
+def log_abs_diagonal(matrix: Array) -> Array:
+    """log |det| of a triangular matrix."""
     return jnp.log(jnp.abs(jnp.diagonal(matrix))).sum()

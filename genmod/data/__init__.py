@@ -14,7 +14,7 @@ from genmod.data.curves import (
     two_moons as two_moons,
     two_spirals as two_spirals,
 )
-from genmod.data.dataset import Dataset as Dataset, from_density as from_density, split as split, standardize as standardize
+from genmod.data.dataset import Dataset as Dataset, from_density as from_density, split as split
 from genmod.data.mixtures import (
     EightGaussians as EightGaussians,
     Funnel as Funnel,

@@ -11,7 +11,6 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
@@ -105,27 +104,6 @@ def split(x: Any, fractions: tuple[float, float, float] = (0.8, 0.1, 0.1), seed:
     order = np.random.default_rng(seed).permutation(n)
     num_train = n - num_validation - num_test
     return x[order[:num_train]], x[order[num_train : n - num_test]], x[order[n - num_test :]]
-
-
-def standardize(data: Dataset) -> Dataset:
-    """Each column minus the mean and over the sd of `train`: x' = (x - m) / s.
-
-    Densities change by log p(x') = log p(x) + sum_d log s_d nats, so numbers compare
-    only between models of the same standardised data; the exact density is dropped.
-
-    Raises:
-        ValueError: a column of train is constant.
-    """
-    train = np.asarray(data.train, np.float64)
-    mean, sd = train.mean(0), train.std(0)
-    if not np.all(sd > 0):
-        first = int(np.argmin(sd > 0))
-        raise ValueError(f"column {first} of {data.name!r} is constant on train, so it has no density: drop it.")
-
-    def scaled(x: Array) -> Array:
-        return jnp.asarray((np.asarray(x, np.float64) - mean) / sd, data.train.dtype)
-
-    return Dataset(data.name, scaled(data.train), scaled(data.validation), scaled(data.test))
 
 
 def _check_count(n: Any) -> int:

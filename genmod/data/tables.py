@@ -2,8 +2,8 @@
 
 `table` reads a file of the user; `digits`, `breast_cancer` and `wine` come with
 scikit-learn; `miniboone` is read from the folder named by GENMOD_DATA.  Nothing is
-scaled here: `standardize` does that, on purpose and in sight, because a change of
-units moves every log-density.  Their densities are unknown, so `.log_prob` and
+scaled here: a change of units moves every log-density, so models standardise inside
+themselves.  Their densities are unknown, so `.log_prob` and
 `.entropy` are None.
 
 Refused, because no density exists there: integers (a density model can put infinite
