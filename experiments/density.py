@@ -121,7 +121,7 @@ def load(config: Config, key: jax.Array) -> gm.data.Dataset:
         return TOYS[config.data](key, config.num_train)
     if config.data in TABLES:
         return TABLES[config.data](seed=config.seed)
-    if Path(config.data).suffix in (".npy", ".npz", ".csv"):
+    if Path(config.data).suffix.lower() in (".npy", ".npz", ".csv"):
         return gm.data.table(config.data, seed=config.seed)
     raise ValueError(
         f"--data must be one of {', '.join([*TOYS, *TABLES])}, or the path of a .npy, .npz or .csv file; got {config.data!r}"

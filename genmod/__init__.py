@@ -18,6 +18,7 @@ from genmod.checkpoint import load as load, save as save
 from genmod.densities import as_distrax as as_distrax, from_distrax as from_distrax
 from genmod.evaluate import evaluate as evaluate
 from genmod.models import Model as Model
-from genmod.train import Fit as Fit, GradientStep as GradientStep, TrainState as TrainState, fit as fit
+from genmod.step import GradientStep as GradientStep, Step as Step, TrainState as TrainState
+from genmod.train import Fit as Fit, fit as fit
 
 __version__ = "0.1.0"

@@ -17,10 +17,15 @@ base class, which checks shapes, dtypes and the context once for all.
 import abc
 import dataclasses
 import enum
+import functools
+import re
+import types
+import zlib
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import ArrayLike
 
 Array = jax.Array
@@ -43,7 +48,14 @@ class Likelihood(enum.IntEnum):
     @property
     def nll_key(self) -> str:
         """The metric key under which the negative log-likelihood of such a model is reported, in nats."""
-        return {0: "nll_nats", 1: "nll_estimate_nats", 2: "nll_upper_bound_nats"}.get(self.value, "energy_nats")
+        return _NLL_KEYS.get(self, "energy_nats")
+
+
+_NLL_KEYS = {
+    Likelihood.EXACT: "nll_nats",
+    Likelihood.ESTIMATE: "nll_estimate_nats",
+    Likelihood.LOWER_BOUND: "nll_upper_bound_nats",
+}
 
 
 class Description:
@@ -80,19 +92,19 @@ class Bijector(Description, abc.ABC):
         """
         x = check_event("x", x, self.event_shape, batched=True)
         context = check_context(type(self).__name__, context, self.context_shape, batch=x.shape[:1])
-        return self._init(key, x, context)
+        return self._init(key, x, _same_precision(context, x))
 
     def forward_and_log_det(self, params: Params, z: ArrayLike, context: ArrayLike | None = None) -> tuple[Array, Array]:
         """(x, log |det dx/dz|) for one latent event z; base to data."""
         z = check_event("z", z, self.event_shape)
-        context = check_context(type(self).__name__, context, self.context_shape)
-        return _with_scalar_log_det(self, *self._forward(params, z, context), z.dtype)
+        context = _same_precision(check_context(type(self).__name__, context, self.context_shape), z)
+        return _checked_output(self, z, *self._forward(params, z, context))
 
     def inverse_and_log_det(self, params: Params, x: ArrayLike, context: ArrayLike | None = None) -> tuple[Array, Array]:
         """(z, log |det dz/dx|) for one data event x; data to base."""
         x = check_event("x", x, self.event_shape)
-        context = check_context(type(self).__name__, context, self.context_shape)
-        return _with_scalar_log_det(self, *self._inverse(params, x, context), x.dtype)
+        context = _same_precision(check_context(type(self).__name__, context, self.context_shape), x)
+        return _checked_output(self, x, *self._inverse(params, x, context))
 
     def forward(self, params: Params, z: ArrayLike, context: ArrayLike | None = None) -> Array:
         """x = f(z) for one event."""
@@ -112,13 +124,25 @@ class Bijector(Description, abc.ABC):
     def _inverse(self, params: Params, x: Array, context: Context) -> tuple[Array, ArrayLike]: ...
 
 
-def _with_scalar_log_det(bijector: Bijector, event: Array, log_det: ArrayLike, dtype: Any) -> tuple[Array, Array]:
+def _same_precision(context: Context, event: Array) -> Context:
+    """The context in the dtype of the event, which decides."""
+    if context is None or not jnp.issubdtype(context.dtype, jnp.floating):
+        return context
+    return context.astype(event.dtype)
+
+
+def _checked_output(bijector: Bijector, given: Array, event: Array, log_det: ArrayLike) -> tuple[Array, Array]:
     # Accumulated in at least float32, whatever the event is stored in.
-    log_det = jnp.asarray(log_det, jnp.promote_types(dtype, jnp.float32))
+    log_det = jnp.asarray(log_det, jnp.promote_types(given.dtype, jnp.float32))
     if log_det.shape:
         raise ValueError(
             f"{type(bijector).__name__} returned a log_det of shape {log_det.shape}; "
             "a bijector maps one event and must sum to a scalar"
+        )
+    if event.shape != given.shape:
+        raise ValueError(
+            f"{type(bijector).__name__} made an event of shape {event.shape} from one of shape {given.shape}; "
+            "its parameters are of another event shape, or it broadcasts"
         )
     return event, log_det
 
@@ -156,34 +180,55 @@ def check_context(owner: str, context: ArrayLike | None, context_shape: Shape | 
 def check_positive(**named: int) -> None:
     """Raises ValueError for the first named count that is not an integer of at least one."""
     for name, value in named.items():
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < 1:
             raise ValueError(f"{name} must be an integer >= 1, got {value!r}")
 
 
 def describe(value: Any) -> Any:
-    """A description as nested JSON values: class and field names, functions by their qualified name.
+    """A description as nested JSON values: classes and functions by their qualified names, closures with what they hold.
 
     Equal descriptions give equal results in every process, so this is what configs and checkpoints store and compare.
     """
-    if isinstance(value, enum.Enum):
-        return value.name
-    if value is None or isinstance(value, bool | int | float | str):
+    if value is None or type(value) in (bool, int, float, str):
         return value
+    if isinstance(value, enum.Enum):
+        return f"{_qualified_name(type(value))}.{value.name}"
     if isinstance(value, tuple | list):
         return [describe(v) for v in value]
     if isinstance(value, dict):
         return {str(k): describe(v) for k, v in value.items()}
     if isinstance(value, bytes):
         return value.hex()
+    if isinstance(value, jax.Array | np.ndarray):
+        return {"array": str(value.dtype), "shape": list(value.shape), "crc32": zlib.crc32(np.asarray(value).tobytes())}
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         names = [f.name for f in dataclasses.fields(value) if f.name not in ("parent", "name")]  # Flax's own two
         return {"class": _qualified_name(type(value))} | {name: describe(getattr(value, name)) for name in names}
+    if isinstance(value, functools.partial):
+        return {"partial": describe(value.func), "args": describe(value.args), "keywords": describe(value.keywords)}
+    if isinstance(value, types.MethodType):
+        return {"method": _qualified_name(value.__func__), "of": describe(value.__self__)}
+    if isinstance(value, types.FunctionType) and (value.__closure__ or value.__name__ == "<lambda>"):
+        return _describe_closure(value)
     return _qualified_name(value)
+
+
+def _describe_closure(function: types.FunctionType) -> dict[str, Any]:
+    code = function.__code__
+    described: dict[str, Any] = {"function": _qualified_name(function)}
+    if function.__name__ == "<lambda>":  # all lambdas of a place share one name
+        described["code"] = zlib.crc32(code.co_code + repr((code.co_names, code.co_consts)).encode())
+    cells = zip(code.co_freevars, function.__closure__ or (), strict=True)
+    # A function that holds itself (recursion) is described by its name alone.
+    held = {name: cell.cell_contents for name, cell in cells if cell.cell_contents is not function}
+    return described | {"holds": {name: describe(content) for name, content in held.items()}}
 
 
 def _qualified_name(value: Any) -> str:
     name = getattr(value, "__qualname__", getattr(value, "__name__", None))
-    return str(value) if name is None else f"{getattr(value, '__module__', '')}.{name}"
+    if name is None:
+        return re.sub(r" at 0x[0-9a-f]+", "", str(value))  # addresses differ between processes
+    return f"{getattr(value, '__module__', '')}.{name}"
 
 
 def trainable_mask(params: Params) -> Params:

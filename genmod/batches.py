@@ -4,7 +4,6 @@ Minibatch i of resident data is a pure function of (key, i): epoch e is cut from
 """
 
 import itertools
-import zlib
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -12,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from genmod.base import Array, Key
+from genmod.base import Array, Key, describe
 from genmod.models.base import Model
 
 
@@ -48,12 +47,9 @@ class Source(NamedTuple):
             raise ValueError("data=None wants params=..., for instance model.init(key, an example batch)")
         return self.arrays if self.arrays[1] is not None else self.arrays[:1]
 
-    def fingerprint(self) -> dict[str, Any]:
+    def fingerprint(self) -> Any:
         """What a checkpoint remembers of the data."""
-        if not self.resident:
-            return {"rows": "streamed"}
-        leaves = [np.asarray(a) for a in jax.tree.leaves(self.arrays)]
-        return {"rows": self.num_rows, "crc32": [zlib.crc32(a.tobytes()) for a in leaves]}
+        return fingerprint(self.arrays) if self.resident else "streamed"
 
     def skip(self, num: int) -> None:
         """Passes over the first `num` batches of an iterator; resident data need no memory of where they were."""
@@ -67,6 +63,8 @@ class Source(NamedTuple):
         got = list(itertools.islice(self.batches, num))
         if len(got) < num:
             raise ValueError("the data iterator ended before num_steps batches; let it repeat, or ask for fewer steps")
+        if len({a[0].shape for a in got}) > 1:
+            raise ValueError(f"the batches of an iterator must have one size, got {sorted({len(a[0]) for a in got})}")
         return jax.tree.map(lambda *leaves: jnp.stack(leaves), *got)
 
 
@@ -109,6 +107,8 @@ def checked_pair(name: str, data: Any, model: Model) -> tuple[Array, Array | Non
     if data is None:
         raise ValueError(f"{name} is empty")
     x, context = data if isinstance(data, tuple) else (data, None)
+    if hasattr(x, "train"):
+        raise TypeError(f"{name} must be arrays; pass the .train or .validation of a Dataset")
     if not hasattr(x, "dtype"):
         x = np.asarray(x)
     if not jnp.issubdtype(x.dtype, jnp.floating):
@@ -124,8 +124,15 @@ def checked_pair(name: str, data: Any, model: Model) -> tuple[Array, Array | Non
     if context is not None and context.shape != (x.shape[0], *(model.context_shape or ())):
         wanted_shape = (x.shape[0], *(model.context_shape or ()))
         raise ValueError(f"the context of {name} must have shape {wanted_shape}, got {context.shape}")
-    finite = np.asarray(jnp.isfinite(x).reshape(x.shape[0], -1).all(1))
-    if not finite.all():
-        bad = np.flatnonzero(~finite)
-        raise ValueError(f"{name} has {len(bad)} rows with NaN or infinite values, the first is row {bad[0]}")
+    for part, array in ((name, x), (f"the context of {name}", context)):
+        if array is not None and jnp.issubdtype(array.dtype, jnp.floating):
+            finite = np.asarray(jnp.isfinite(array).reshape(array.shape[0], -1).all(1))
+            bad = np.flatnonzero(~finite)
+            if len(bad):
+                raise ValueError(f"{part} has {len(bad)} rows with NaN or infinite values, the first is row {bad[0]}")
     return x, context
+
+
+def fingerprint(arrays: Any) -> list[Any]:
+    """Dtype, shape and checksum of every array of a pytree."""
+    return [describe(np.asarray(a)) for a in jax.tree.leaves(arrays)]

@@ -7,7 +7,7 @@ parameters. Any `distrax.Distribution` of batch shape () can stand in its place 
 
 import abc
 import dataclasses
-from typing import Any
+from typing import Any, ClassVar
 
 import distrax
 import jax
@@ -18,9 +18,13 @@ from genmod.base import Array, Bijector, Description, Key, Params, Shape, check_
 
 
 class Density(Description, abc.ABC):
-    """A distribution of one event of shape `event_shape`. Log-densities are exact, in nats."""
+    """A distribution of one event of shape `event_shape`. Log-densities are exact, in nats.
+
+    `reparameterized` is False where draws do not carry the gradient of every parameter (the weights of a mixture).
+    """
 
     event_shape: Shape
+    reparameterized: ClassVar[bool] = True
 
     @abc.abstractmethod
     def init(self, key: Key, dtype: Any = None) -> Params:
@@ -32,12 +36,15 @@ class Density(Description, abc.ABC):
 
     def log_prob(self, params: Params, z: Array) -> Array:
         """log p(z) of one event, a scalar."""
-        with jax.numpy_rank_promotion("allow"):  # Distrax broadcasts
+        if z.shape != self.event_shape:
+            raise ValueError(f"z must have shape {self.event_shape}, got {z.shape}")
+        z = z.astype(jnp.promote_types(z.dtype, jnp.float32))
+        with jax.numpy_rank_promotion("allow"), jax.default_matmul_precision("highest"):  # Distrax broadcasts
             return jnp.asarray(self.distribution(params, z.dtype).log_prob(z))
 
     def sample(self, params: Params, key: Key, shape: Shape = (), dtype: Any = None) -> Array:
         """Independent draws, shape + event_shape."""
-        with jax.numpy_rank_promotion("allow"):
+        with jax.numpy_rank_promotion("allow"), jax.default_matmul_precision("highest"):
             draws = self.distribution(params, dtype).sample(seed=key, sample_shape=shape)
         return draws if dtype is None else draws.astype(dtype)  # Distrax's mixtures promote under x64
 
@@ -133,6 +140,7 @@ class GaussianMixture(Density):
 
     event_shape: Shape
     num_components: int = 8
+    reparameterized: ClassVar[bool] = False
 
     def __post_init__(self):
         super().__post_init__()

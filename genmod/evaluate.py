@@ -35,12 +35,15 @@ def evaluate(
     if model.likelihood > Likelihood.LOWER_BOUND:
         raise ValueError(f"{type(model).__name__} has no normalised log_prob (it is {model.likelihood.name})")
     x = jnp.asarray(x)
+    if x.ndim < 1 or x.shape[0] < 1:
+        raise ValueError(f"x must be a batch of at least one event, got shape {x.shape}")
     context = None if context is None else jnp.asarray(context)
+    shared = context is not None and context.shape == model.context_shape
     log_probs = []
     for i, start in enumerate(range(0, x.shape[0], batch_size)):
         rows = slice(start, start + batch_size)
         part_key = None if key is None else stream(key, "evaluate", i)
-        part = model.log_prob(params, x[rows], None if context is None else context[rows], key=part_key)
+        part = model.log_prob(params, x[rows], context if context is None or shared else context[rows], key=part_key)
         log_probs.append(np.asarray(jax.device_get(part), np.float64))
     log_prob = np.concatenate(log_probs)
     if not np.isfinite(log_prob).all():
@@ -50,6 +53,8 @@ def evaluate(
     metrics = {"num_params": num_params(params)} | _named(name, -log_prob)
     if true_log_prob is not None:
         truth = np.asarray(jax.device_get(true_log_prob(x)), np.float64)
+        if truth.shape != log_prob.shape or not np.isfinite(truth).all():
+            raise ValueError(f"true_log_prob must give finite values of shape {log_prob.shape}, got shape {truth.shape}")
         metrics |= _named("gap_nats", truth - log_prob)
     return metrics
 

@@ -15,11 +15,13 @@ import hashlib
 import importlib.metadata
 import inspect
 import json
+import math
 import os
 import platform
 import subprocess
 import sys
 import time
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -60,13 +62,13 @@ def main(
 ) -> dict[str, Any]:
     """Parses the command line into a config and runs `experiment` in the folder of that config; returns its metrics.
 
-    `quick` are the fields that --quick changes. A user's mistake (a ValueError, TypeError, FileNotFoundError or
+    `quick` are the fields that --quick changes. A user's mistake (a ValueError, TypeError, OSError, ImportError or
     FloatingPointError) ends the program with one sentence and exit status 1; GENMOD_TRACEBACK=1 shows where it came from.
     """
     config, out = _parse(experiment, config_type, quick or {}, sys.argv[1:] if arguments is None else arguments)
     try:
         return execute(experiment, config, out)
-    except (ValueError, TypeError, OSError, FloatingPointError) as error:
+    except (ValueError, TypeError, OSError, FloatingPointError, ImportError) as error:
         if os.environ.get("GENMOD_TRACEBACK"):
             raise
         message = " ".join(str(error).split("--------------------")[0].split())
@@ -111,7 +113,7 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 
 def with_error(value: float, error: float) -> str:
-    """`value +- standard error`, both to the error's second digit (at least four decimals)."""
+    """`value +- standard error`, to four decimals."""
     return f"{value:.4f} +- {error:.4f}"
 
 
@@ -143,7 +145,11 @@ def _parse(experiment, config_type, quick: dict[str, Any], arguments: list[str])
 
 def _described(experiment: Callable, config: Any) -> dict[str, Any]:
     # Under `python -m` the config's class lives in __main__: the experiment's own name is the same in every process.
-    return describe(config) | {"class": Path(inspect.getfile(experiment)).stem}
+    described = describe(config) | {"class": Path(inspect.getfile(experiment)).stem}
+    # A file that has changed is another run.
+    paths = {name: Path(value) for name, value in described.items() if isinstance(value, str)}
+    files = {f"{name}_crc32": zlib.crc32(path.read_bytes()) for name, path in paths.items() if path.is_file()}
+    return described | files
 
 
 def _check_config(folder: Path, described: dict[str, Any]) -> None:
@@ -153,7 +159,8 @@ def _check_config(folder: Path, described: dict[str, Any]) -> None:
 
 
 def _write(path: Path, content: Any) -> None:
-    """JSON, atomically: a reader sees the old file or the new one."""
+    """JSON, atomically: a reader sees the old file or the new one. Numbers that are not finite become null."""
+    content = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in content.items()}
     text = json.dumps(content, indent=2, sort_keys=True, allow_nan=False) + "\n"
     temporary = path.with_name(path.name + ".tmp")
     temporary.write_text(text)

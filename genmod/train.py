@@ -7,9 +7,8 @@ equal, bit for bit, to one that was not.
 
 import dataclasses
 import functools
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,69 +16,12 @@ import numpy as np
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from genmod.base import Array, Description, Key, Params, check_positive, describe, trainable_mask
-from genmod.batches import EpochSampler, Source, checked_pair
+from genmod.base import Array, Description, Key, Params, check_positive, describe
+from genmod.batches import EpochSampler, Source, checked_pair, fingerprint
 from genmod.keys import check_key, stream
 from genmod.models.base import Model
 from genmod.recorder import Recorder
-
-Batch = Any
-LossFn = Callable[..., tuple[Array, dict[str, Array]]]
-
-
-class TrainState(NamedTuple):
-    """What training changes. `ema` is None without averaging; `extra` belongs to the step (a chain, a second player)."""
-
-    step: Array
-    params: Params
-    opt_state: Any
-    ema: Params | None
-    extra: Any
-
-
-class Step(Protocol):
-    """One training step, hashable: `init` makes the state, the call advances it. Metrics hold at least `loss`."""
-
-    def init(self, params: Params) -> TrainState: ...
-
-    def __call__(self, state: TrainState, key: Key, batch: Batch) -> tuple[TrainState, dict[str, Array]]: ...
-
-
-@dataclasses.dataclass(frozen=True)
-class GradientStep(Description):
-    """The default step: one gradient of `loss_fn(params, key, x, context)`, clipped, through any Optax optimizer.
-
-    `clip_norm` bounds the global norm of the gradient; `ema_decay` keeps an exponential moving average of the
-    parameters, debiased as Adam's (the average of those seen so far). Arrays under a key "fixed" are not updated.
-    """
-
-    loss_fn: LossFn
-    optimizer: optax.GradientTransformation
-    clip_norm: float | None = None
-    ema_decay: float | None = None
-
-    def init(self, params: Params) -> TrainState:
-        ema = None if self.ema_decay is None else jax.tree.map(jnp.array, params)
-        return TrainState(jnp.zeros((), jnp.int32), params, self.optimizer.init(params), ema, None)
-
-    def __call__(self, state: TrainState, key: Key, batch: Batch) -> tuple[TrainState, dict[str, Array]]:
-        x, context = batch
-        (loss, metrics), grads = jax.value_and_grad(self.loss_fn, has_aux=True)(state.params, key, x, context)
-        norm = optax.global_norm(grads)
-        if self.clip_norm is not None:
-            factor = jnp.minimum(1.0, self.clip_norm / (norm + 1e-12))
-            grads = jax.tree.map(lambda g: g * factor.astype(g.dtype), grads)
-        updates, opt_state = self.optimizer.update(grads, state.opt_state, state.params)
-        mask = trainable_mask(state.params)
-        updates = jax.tree.map(lambda u, trained: u if trained else jnp.zeros_like(u), updates, mask)
-        params = optax.apply_updates(state.params, updates)
-        ema = state.ema
-        if self.ema_decay is not None:
-            # The k-th average weighs its newest member by at least 1/k: no bias towards the first parameters.
-            weight = jnp.maximum(1.0 - self.ema_decay, 1.0 / (state.step + 1))
-            ema = jax.tree.map(lambda e, p: e + weight.astype(e.dtype) * (p - e), ema, params)
-        metrics = {"loss": loss, **metrics, "grad_norm": norm}
-        return TrainState(state.step + 1, params, opt_state, ema, state.extra), metrics
+from genmod.step import GradientStep, LossFn, ModelLoss, Step, TrainState
 
 
 class Best(NamedTuple):
@@ -164,18 +106,24 @@ def fit(
     source = Source.of(model, data, batch_size)
     held_out = None if validation is None else checked_pair("validation", validation, model)
     batch_size = source.batch_size
+    if mesh is not None and len(mesh.axis_names) != 1:
+        raise ValueError(f"mesh must have one axis, got {mesh.axis_names}")
     if mesh is not None and batch_size % mesh.size:
         raise ValueError(f"batch_size must be a multiple of the {mesh.size} devices of the mesh, got {batch_size}")
+    if patience is not None and (patience < 1 or validation is None):
+        raise ValueError(f"patience must be >= 1 and wants validation=..., got {patience}")
+    loss_fn = ModelLoss(model) if loss_fn is None else loss_fn
     if step is None:
-        loss_fn = model.loss if loss_fn is None else loss_fn
         step = GradientStep(loss_fn, _default_optimizer() if optimizer is None else optimizer, clip_norm, ema_decay)
-    program = _Program(step, loss_fn or model.loss, batch_size, validate_every, source.resident, mesh)
+    elif not (optimizer is None and clip_norm is None and ema_decay is None):
+        raise ValueError("optimizer, clip_norm and ema_decay belong to the default step; leave them out with step=...")
+    program = _Program(step, loss_fn, batch_size, validate_every, source.resident, mesh)
     if params is None:
         params = model.init(stream(key, "init"), *source.example())
-    state = jax.jit(step.init)(params)
+    state = _init_state(step, params)
     best = Best(_averaged(state), jnp.array(jnp.inf, float), jnp.zeros((), jnp.int32))
     run = _Run(program, source, _place(held_out, mesh), key, num_steps, patience)
-    note = {"model": describe(model), "data": source.fingerprint(), "batch_size": batch_size, "key": _key_data(key)}
+    note = {} if checkpoint is None else _note(model, program, source, held_out, key)
     recorder = Recorder(checkpoint, checkpoint_every, note, log, progress)
     with recorder:
         state, best, rows = recorder.resume(_place(state, mesh), _place(best, mesh), num_steps)
@@ -184,6 +132,24 @@ def fit(
     names = sorted({name for row in rows for name in row})
     history = {name: np.array([row.get(name, np.nan) for row in rows]) for name in names}
     return Fit(best.params if held_out is not None else last, last, history, state)
+
+
+def _note(model: Model, program: _Program, source: Source, held_out: Any, key: Key) -> dict[str, Any]:
+    """What must be equal for a run to go on from a checkpoint."""
+    return {
+        "model": describe(model),
+        "step": describe(program.step),
+        "data": source.fingerprint(),
+        "validation": fingerprint(held_out),
+        "batch_size": program.batch_size,
+        "validate_every": program.max_steps,
+        "key": np.asarray(jax.random.key_data(key)).tolist(),
+    }
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _init_state(step, params):
+    return step.init(params)
 
 
 @functools.cache
@@ -197,10 +163,6 @@ def _averaged(state: TrainState) -> Params:
 
 def _place(tree, mesh):
     return tree if mesh is None or tree is None else jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
-
-
-def _key_data(key: Key) -> list[int]:
-    return np.asarray(jax.random.key_data(key)).tolist()
 
 
 class _Carry(NamedTuple):
@@ -253,6 +215,9 @@ def _advance(program: _Program, carry: _Carry, data, held_out, key: Key, stop: A
     zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
     begin = carry.state, carry.permutation, zeros, zeros, jnp.array(True)
     state, permutation, total, last, ok = jax.lax.while_loop(unfinished, body, begin)
+    # The last update has no loss yet to betray it.
+    leaves = [leaf for leaf in jax.tree.leaves(state.params) if jnp.issubdtype(leaf.dtype, jnp.floating)]
+    ok = functools.reduce(jnp.logical_and, [jnp.isfinite(leaf).all() for leaf in leaves], ok)
     value, best = jnp.array(jnp.inf, float), carry.best
     if held_out is not None:
         value = _validation_loss(program, _averaged(state), held_out, stream(key, "validation"))
@@ -303,6 +268,9 @@ class _Run(NamedTuple):
                 good, _ = self._advance(before, batches, bad)
                 recorder.save(good.state, good.best, rows)
                 raise FloatingPointError(_not_finite(bad, report.last))
+            if self.held_out is not None and not np.isfinite(report.validation_loss):
+                recorder.save(before.state, before.best, rows)
+                raise FloatingPointError(f"the validation loss is {float(report.validation_loss)} at step {stop}: {_OUTSIDE}")
             row = {"step": stop} | {k: float(v) / (stop - now) for k, v in report.total.items()}
             rows.append(row | ({"validation_loss": float(report.validation_loss)} if self.held_out is not None else {}))
             last = stop == self.num_steps or self._out_of_patience(rows, carry.best)
@@ -319,9 +287,12 @@ class _Run(NamedTuple):
         return len(since) >= self.patience
 
 
+_OUTSIDE = "a validation point lies outside the support of the model, or the model has diverged"
+
+
 def _not_finite(step: int, metrics: dict[str, Array]) -> str:
     values = ", ".join(f"{name} = {float(metrics[name]):.4g}" for name in ("loss", "grad_norm") if name in metrics)
     return (
         f"training stopped at step {step}: {values}. The state before it is the last good one; "
-        "try a lower learning rate, clip_norm=1.0, or look for outliers in the data"
+        "try a lower learning rate or clip_norm=1.0 (in another checkpoint folder), or look for outliers in the data"
     )

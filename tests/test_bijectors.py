@@ -332,7 +332,7 @@ def test_repeat_equals_the_chain_of_its_layers(unroll, key):
     repeat = bj.Repeat(layer, 3, unroll)
     x = jax.random.normal(key, (4,))
     params = moved(repeat.init(key, x[None]))
-    unrolled = tuple(jax.tree.map(lambda p: p[i], params) for i in range(3))
+    unrolled = tuple(jax.tree.map(lambda p, i=i: p[i], params) for i in range(3))
     assert not jnp.array_equal(*(jax.tree.leaves(p)[0] for p in unrolled[:2]))
     chain = bj.Chain((layer,) * 3)
     for one, other in (
@@ -403,7 +403,7 @@ def test_act_norm_is_set_from_the_data_that_reach_it_in_a_repeat(key):
     params = bj.Repeat(layer, 3).init(key, x)
     for i in (2, 1, 0):  # the last layer is the one next to the data
         assert params[0]["shift"].shape == (3, 3)
-        before, x = x, batched(layer.inverse, jax.tree.map(lambda p: p[i], params), x)  # noqa: B023
+        before, x = x, batched(layer.inverse, jax.tree.map(lambda p, i=i: p[i], params), x)
         assert_standard(x)
         assert jnp.abs(jnp.cbrt(before).std(0) - 1).max() > 0.01
 

@@ -1,8 +1,8 @@
 """The rules of the layout, read from the source."""
 
 import ast
-import inspect
 import importlib
+import inspect
 import os
 import pkgutil
 import subprocess
@@ -26,7 +26,7 @@ LAYERS = {
     **dict.fromkeys(("nets", "ode", "divergence", "schedules", "densities", "data", "metrics"), 1),
     **dict.fromkeys(("bijectors", "losses", "samplers", "inference"), 2),
     **dict.fromkeys(("models", "flows"), 3),
-    **dict.fromkeys(("train", "batches", "recorder", "evaluate", "checkpoint", "run", "plot"), 4),
+    **dict.fromkeys(("train", "step", "batches", "recorder", "evaluate", "checkpoint", "run", "plot"), 4),
 }
 OPTIONAL = {"matplotlib", "sklearn", "tyro"}
 DOORS = {"flax": "genmod.nets", "distrax": "genmod.densities", "diffrax": "genmod.ode"}
@@ -73,7 +73,7 @@ def test_folders_know_what_they_may(name):
         assert "models" not in known and "bijectors" not in known
     if part(name) == "data":
         assert known <= {"data", "base", "keys"}
-    if part(name) in ("train", "batches", "recorder", "evaluate", "checkpoint", "run"):
+    if part(name) in ("train", "step", "batches", "recorder", "evaluate", "checkpoint", "run"):
         assert not known & {"flows", "bijectors", "nets", "losses"}
         models = {i for i, _ in imports(FILES[name], name) if i.startswith("genmod.models")}
         assert models <= {"genmod.models.base"}, "a family is named"
@@ -124,9 +124,9 @@ def test_public_names_are_documented():
     for info in pkgutil.walk_packages(genmod.__path__, "genmod."):
         module = importlib.import_module(info.name)
         for name, value in vars(module).items():
-            if not name.startswith("_") and inspect.isroutine(value) or inspect.isclass(value):
-                if getattr(value, "__module__", "").startswith("genmod"):
-                    assert inspect.getdoc(value), f"{info.name}.{name}"
+            ours = getattr(value, "__module__", "").startswith("genmod")
+            if ours and not name.startswith("_") and (inspect.isroutine(value) or inspect.isclass(value)):
+                assert inspect.getdoc(value), f"{info.name}.{name}"
 
 
 def test_files_are_short():

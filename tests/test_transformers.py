@@ -25,7 +25,7 @@ def test_zero_is_the_identity(name):
     z = in_circle(jnp.linspace(-2, 2, 9))
     raw = jnp.zeros((9, TRANSFORMERS[name].num_params))
     for direction in (TRANSFORMERS[name].forward, TRANSFORMERS[name].inverse):
-        x, log_slope = direction(raw, z)
+        x, log_slope = jax.jit(direction)(raw, z)
         np.testing.assert_allclose(x, z, rtol=0, atol=16 * EPS * 4)
         np.testing.assert_allclose(log_slope, 0.0, atol=32 * EPS)
 
@@ -57,9 +57,10 @@ def test_shapes_are_elementwise(name):
     transformer = TRANSFORMERS[name]
     z = in_circle(jax.random.normal(jax.random.key(0), (2, 3)))
     raw = raws(transformer, 6, 0.5).reshape(2, 3, -1)
-    whole = transformer.forward(raw, z)
+    forward = jax.jit(transformer.forward)
+    whole = forward(raw, z)
     for i in np.ndindex(2, 3):
-        for a, b in zip(whole, transformer.forward(raw[i], z[i]), strict=True):
+        for a, b in zip(whole, forward(raw[i], z[i]), strict=True):
             np.testing.assert_allclose(a[i], b, rtol=1e-5, atol=1e-6)
 
 
@@ -91,7 +92,7 @@ def raw(x64):
 
 
 def on_spline(direction, raw, z):
-    return direction(jnp.broadcast_to(raw, (*z.shape, raw.size)), z)
+    return jax.jit(direction)(jnp.broadcast_to(raw, (*z.shape, raw.size)), z)
 
 
 def test_spline_passes_through_its_knots_with_its_slopes(raw):
@@ -125,15 +126,15 @@ def test_spline_tails_are_the_identity(raw):
     for direction in (SPLINE.forward, SPLINE.inverse):
         x, log_slope = on_spline(direction, raw, z)
         assert jnp.array_equal(x, z) and (log_slope == 0).all()
-        gradient = jax.grad(lambda r, direction=direction: sum(o.sum() for o in on_spline(direction, r, z)))(raw)
+        gradient = jax.jit(jax.grad(lambda r, direction=direction: sum(o.sum() for o in on_spline(direction, r, z))))(raw)
         assert (gradient == 0).all()
 
 
 @pytest.mark.parametrize("scale", [1.0, 20.0])
 def test_spline_inverts_in_float32(scale):
     raw, z = raws(SPLINE, 4_000, scale), jax.random.uniform(jax.random.key(1), (4_000,), minval=-3.5, maxval=3.5)
-    x, log_slope = SPLINE.forward(raw, z)
-    back, inverse_log_slope = SPLINE.inverse(raw, x)
+    x, log_slope = jax.jit(SPLINE.forward)(raw, z)
+    back, inverse_log_slope = jax.jit(SPLINE.inverse)(raw, x)
     # Slopes lie above about exp(-7) by the bounds on logits and slopes: rounding eps 3 / slope, a few operations.
     allowed = 64 * EPS * 3 * (1 + jnp.exp(-log_slope))
     assert (jnp.abs(back - z) < allowed).all() and (scale > 1 or float(jnp.abs(back - z).max()) < 1e-3)
@@ -142,22 +143,22 @@ def test_spline_inverts_in_float32(scale):
 
 def test_circular_spline_closes_smoothly():
     circle = CircularSpline(num_bins=4)
-    raw = raws(circle, 1, 1.0)
+    forward, raw = jax.jit(circle.forward), raws(circle, 1, 1.0)
     ends = jnp.array([-np.pi, np.nextafter(np.float32(np.pi), np.float32(0))], jnp.float32)
-    x, log_slope = circle.forward(jnp.broadcast_to(raw, (2, raw.size)), ends)
+    x, log_slope = forward(jnp.broadcast_to(raw, (2, raw.size)), ends)
     gap = jnp.mod(x[0] - x[1] + np.pi, 2 * np.pi) - np.pi
     assert abs(float(gap)) < 64 * EPS * np.pi * float(jnp.exp(jnp.abs(log_slope).max()))
     np.testing.assert_allclose(log_slope[0], log_slope[1], atol=1e-4)
     # Once round: the slope integrates to the length of the circle (a trapezoid of a periodic function).
     z = jnp.linspace(-np.pi, np.pi, 2_001)[:-1]
-    slope = jnp.exp(circle.forward(jnp.broadcast_to(raw, (2_000, raw.size)), z)[1])
+    slope = jnp.exp(forward(jnp.broadcast_to(raw, (2_000, raw.size)), z)[1])
     np.testing.assert_allclose(slope.mean(), 1.0, atol=1e-4)
 
 
 def test_circular_spline_wraps_values_outside():
-    circle, raw = CircularSpline(num_bins=4), raws(CircularSpline(num_bins=4), 3, 1.0)
+    forward, raw = jax.jit(CircularSpline(num_bins=4).forward), raws(CircularSpline(num_bins=4), 3, 1.0)
     z = jnp.array([-3.0, 0.2, 2.5])
-    for a, b in zip(circle.forward(raw, z), circle.forward(raw, z + 2 * np.pi), strict=True):
+    for a, b in zip(forward(raw, z), forward(raw, z + 2 * np.pi), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-4)
 
 
@@ -170,11 +171,11 @@ def cubic(raw, z):
 
 def test_root_has_exact_derivatives_of_first_and_second_order(x64):
     raw, x = jnp.array([0.3, -0.4]), jnp.array(1.7)
-    z = monotone_root(cubic, raw, x)
+    z = jax.jit(functools.partial(monotone_root, cubic))(raw, x)
     c = jnp.exp(raw[1])
     slope, bend = 1 + 3 * c * z**2, 6 * c * z
     np.testing.assert_allclose(cubic(raw, z), x, rtol=1e-14)
-    root = functools.partial(monotone_root, cubic)
+    root = jax.jit(functools.partial(monotone_root, cubic))
     np.testing.assert_allclose(jax.grad(root, 1)(raw, x), 1 / slope, rtol=1e-13)
     np.testing.assert_allclose(jax.grad(root, 0)(raw, x), jnp.stack([-1.0, -c * z**3]) / slope, rtol=1e-13)
     np.testing.assert_allclose(jax.hessian(root, 1)(raw, x), -bend / slope**3, rtol=1e-12)
@@ -232,8 +233,8 @@ def test_deep_sigmoidal_reaches_far_tails():
     transformer = DeepSigmoidal(num_units=4)
     z = jnp.array([-200.0, -30.0, 30.0, 200.0])
     raw = jnp.broadcast_to(raws(transformer, 1, 1.0)[0], (4, transformer.num_params))
-    x, log_slope = transformer.forward(raw, z)
-    back, _ = transformer.inverse(raw, x)
+    x, log_slope = jax.jit(transformer.forward)(raw, z)
+    back, _ = jax.jit(transformer.inverse)(raw, x)
     slope = jnp.exp(log_slope)
     assert jnp.isfinite(log_slope).all()
     assert (jnp.abs(back - z) < 16 * EPS * (jnp.abs(x) + jnp.abs(z) * slope) / slope).all()

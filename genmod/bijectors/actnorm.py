@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from genmod.base import FIXED, Array, Bijector
-from genmod.bijectors.linear import log_abs_diagonal
+from genmod.bijectors.linear import dot, log_abs_diagonal
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,14 +58,18 @@ class Whiten(Bijector):
     def _init(self, key, x, context):
         if x.ndim != 2:
             raise ValueError(f"Whiten takes vectors, batches of shape (n, D), got {x.shape}")
-        mean = x.mean(0)
-        centered = x - jnp.broadcast_to(mean, x.shape)
-        covariance = centered.T @ centered / x.shape[0]
-        # A little of the identity, so that a constant or repeated column leaves a factor that can be inverted.
+        statistics = batch_statistics(x)
+        inverse_scale = jnp.exp(-statistics["log_scale"])
+        standard = (x - jnp.broadcast_to(statistics["shift"], x.shape)) * jnp.broadcast_to(inverse_scale, x.shape)
         identity = jnp.eye(x.shape[1], dtype=x.dtype)
-        ridge = 10 * jnp.finfo(x.dtype).eps * jnp.maximum(jnp.trace(covariance), jnp.finfo(x.dtype).eps)
-        factor = jnp.linalg.cholesky(covariance + ridge * identity)
-        return {"matrix": jax.scipy.linalg.solve_triangular(factor, identity, lower=True), "shift": mean}
+        whitening = identity
+        if x.shape[0] > x.shape[1]:  # fewer rows do not tell correlations
+            correlation = dot(standard.T, standard) / x.shape[0]
+            # A little of the identity, so that a constant or repeated column leaves a factor that can be inverted.
+            factor = jnp.linalg.cholesky(correlation + 10 * x.shape[1] * jnp.finfo(x.dtype).eps * identity)
+            whitening = jax.scipy.linalg.solve_triangular(factor, identity, lower=True)
+        matrix = whitening * jnp.broadcast_to(inverse_scale, whitening.shape)
+        return {"matrix": matrix, "shift": statistics["shift"]}
 
     def _forward(self, params, z, context):
         matrix = jnp.tril(params["matrix"])
@@ -74,17 +78,17 @@ class Whiten(Bijector):
 
     def _inverse(self, params, x, context):
         matrix = jnp.tril(params["matrix"])
-        return matrix @ (x - params["shift"]), log_abs_diagonal(matrix)
+        return dot(matrix, x - params["shift"]), log_abs_diagonal(matrix)
 
 
 def batch_statistics(x: Array) -> dict[str, Array]:
     """{"shift", "log_scale"} of the entries of the last axis over all other axes of the batch.
 
-    An entry that is constant in the batch (standard deviation below 1e-6 of its size) keeps scale 1.
+    An entry that is constant in the batch (standard deviation within rounding of its size) keeps scale 1.
     """
     axes = tuple(range(x.ndim - 1))
     mean, std = x.mean(axes), x.std(axes)
-    constant = std <= 1e-6 * jnp.maximum(jnp.abs(mean), jnp.finfo(x.dtype).tiny)
+    constant = std <= 10 * jnp.finfo(x.dtype).eps * jnp.maximum(jnp.abs(mean), jnp.finfo(x.dtype).tiny)
     return {"shift": mean, "log_scale": jnp.where(constant, 0.0, jnp.log(jnp.where(constant, 1.0, std)))}
 
 

@@ -16,6 +16,7 @@ import numpy as np
 
 from genmod import nets
 from genmod.base import Array, Bijector, Context, Shape
+from genmod.bijectors.linear import check_order
 from genmod.bijectors.transformers import Transformer
 
 
@@ -38,8 +39,7 @@ class Autoregressive(Bijector):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.order is not None and sorted(self.order) != list(range(len(self.order))):
-            raise ValueError(f"order must hold each of 0..{len(self.order) - 1} once, got {self.order}")
+        check_order(self.order)
 
     @property
     def event_shape(self):

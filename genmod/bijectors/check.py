@@ -199,7 +199,8 @@ def _jit_eager_vmap(probe: _Probe, x: Array) -> Row:
     batched = probe.maps(x, x)
     context = None if probe.context is None else probe.context[0]
     z, log_det = probe.bijector.inverse_and_log_det(probe.params, x[0], context)
-    error = max(_largest(z - batched.z_of_x[0]), _largest(log_det - batched.inverse_log_det[0]))
+    # np.maximum, unlike max, keeps a NaN.
+    error = float(np.maximum(_largest(z - batched.z_of_x[0]), _largest(log_det - batched.inverse_log_det[0])))
     allowed = _SLACK * _eps(x) * (1 + _largest(x[0])) * (1 + _norm(batched.inverse_jacobian[:1]))
     return Row("jit = eager = vmap", error, allowed)
 

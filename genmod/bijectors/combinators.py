@@ -114,7 +114,8 @@ class Repeat(Bijector):
             return (event, total + log_det), None
 
         start = event, jnp.zeros((), jnp.promote_types(event.dtype, jnp.float32))
-        return jax.lax.scan(layer, start, params, reverse=reverse, unroll=min(self.unroll, self.num))[0]
+        options = {"length": self.num, "reverse": reverse, "unroll": min(self.unroll, self.num)}
+        return jax.lax.scan(layer, start, params, **options)[0]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from genmod.base import Array, Bijector, Context, Shape, check_positive
-from genmod.bijectors.linear import reflect
+from genmod.bijectors.linear import dot, reflect
 from genmod.bijectors.numerical import monotone_root
 
 
@@ -33,21 +33,21 @@ class Planar(Bijector):
 
     def _forward(self, params, z, context):
         w, u, w_dot_u = self._direction(params)
-        h = jnp.tanh(w @ z + _bias(params, context))
+        h = jnp.tanh(dot(w, z) + _bias(params, context))
         return z + u * h, jnp.log1p(w_dot_u * (1 - h**2))
 
     def _inverse(self, params, x, context):
         w, u, w_dot_u = self._direction(params)
         raw = jnp.stack([w_dot_u, _bias(params, context)])
-        h = jnp.tanh(monotone_root(_along_w, raw, w @ x) + raw[1])
+        h = jnp.tanh(monotone_root(_along_w, raw, dot(w, x)) + raw[1])
         return x - u * h, -jnp.log1p(w_dot_u * (1 - h**2))
 
     def _direction(self, params):
         """w, the constrained u, and w.u = m(w.u_free) with m of `_above_minus_one`."""
         w, u = params["w"], params["u"]
-        free = w @ u
+        free = dot(w, u)
         constrained = _above_minus_one(free)
-        return w, u + (constrained - free) * w / (w @ w), constrained
+        return w, u + (constrained - free) * w / jnp.maximum(dot(w, w), jnp.finfo(w.dtype).tiny), constrained
 
 
 def _along_w(raw, a):
@@ -82,7 +82,8 @@ class Radial(Bijector):
         # distance = r + beta r / (alpha + r): the positive root of r^2 + (alpha + beta - distance) r - alpha distance.
         half = 0.5 * (alpha + beta - distance)
         root = jnp.sqrt(half**2 + alpha * distance)
-        r = jnp.where(half > 0, alpha * distance / (half + root), root - half)
+        positive = half > 0
+        r = jnp.where(positive, alpha * distance / jnp.where(positive, half + root, 1.0), root - half)
         return center + offset / (1 + beta / (alpha + r)), -self._log_det(r, alpha, beta, x.size)
 
     def _shape(self, params, context):
@@ -133,24 +134,24 @@ class Sylvester(Bijector):
     def _forward(self, params, z, context):
         r, s, products = self._triangles(params)
         q = self._q(params, z.shape[0])
-        h = jnp.tanh(s @ (q.T @ z) + _bias(params, context))
-        return z + q @ (r @ h), jnp.log1p((1 - h**2) * products).sum()
+        h = jnp.tanh(dot(s, dot(q.T, z)) + _bias(params, context))
+        return z + dot(q, dot(r, h)), jnp.log1p((1 - h**2) * products).sum()
 
     def _inverse(self, params, x, context):
         r, s, products = self._triangles(params)
         q, bias = self._q(params, x.shape[0]), _bias(params, context)
-        y = q.T @ x
+        y = dot(q.T, x)
 
         # v = Q^T z solves v + R tanh(S v + b) = y, from the last row up: each row is one monotone scalar equation.
         def row(carry, i):
             v, h = carry
-            raw = jnp.stack([r[i, i], s[i, i], bias[i] + s[i] @ v])
-            v_i = monotone_root(_one_unit, raw, y[i] - r[i] @ h)
+            raw = jnp.stack([r[i, i], s[i, i], bias[i] + dot(s[i], v)])
+            v_i = monotone_root(_one_unit, raw, y[i] - dot(r[i], h))
             return (v.at[i].set(v_i), h.at[i].set(jnp.tanh(raw[1] * v_i + raw[2]))), None
 
         start = jnp.zeros_like(y), jnp.zeros_like(y)
         (_, h), _ = jax.lax.scan(row, start, jnp.arange(y.shape[0]), reverse=True)
-        return x - q @ (r @ h), -jnp.log1p((1 - h**2) * products).sum()
+        return x - dot(q, dot(r, h)), -jnp.log1p((1 - h**2) * products).sum()
 
     def _triangles(self, params):
         """R, S, and their diagonal products R_ii S_ii > -1. S_ii = exp(.) > 0, R_ii = m(free) / S_ii."""
@@ -178,7 +179,7 @@ def _above_minus_one(free: Array) -> Array:
 
 
 def _bias(params, context: Context) -> Array:
-    return params["b"] if context is None else params["b"] + context.reshape(-1) @ params["kernel"]
+    return params["b"] if context is None else params["b"] + dot(context.reshape(-1), params["kernel"])
 
 
 def _context_kernel(context: Context, shape: Shape, dtype) -> dict[str, Array]:
@@ -187,7 +188,7 @@ def _context_kernel(context: Context, shape: Shape, dtype) -> dict[str, Array]:
 
 def _safe_norm(x: Array) -> Array:
     """|x| with gradient zero, not NaN, at the origin."""
-    square = x @ x
+    square = dot(x, x)
     return jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1.0)), 0.0)
 
 

@@ -35,7 +35,7 @@ class RationalQuadraticSpline(Transformer):
 
     def __post_init__(self):
         super().__post_init__()
-        check_positive(num_bins=self.num_bins)
+        _check_spline(self.num_bins, self.bound)
 
     @property
     def interval(self):
@@ -64,8 +64,9 @@ class RationalQuadraticSpline(Transformer):
 class CircularSpline(Transformer):
     """A spline of the circle [-bound, bound) with a learned rotation (Rezende et al. 2020, arXiv:2002.02428, sec. 2.1).
 
-    The slopes at the two ends are one parameter. Raw parameters: K widths, K heights, K slopes, 1 angle. Values outside
-    are wrapped into the circle first.
+    The slopes at the two ends are one parameter. Raw parameters: K widths, K heights, K slopes, 1 angle. It
+    is a bijection of the circle, not of the line: values outside are wrapped into it first, so the base must live there
+    too, as `densities.Uniform(shape, -bound, bound)` does.
     """
 
     num_bins: int = 8
@@ -73,7 +74,7 @@ class CircularSpline(Transformer):
 
     def __post_init__(self):
         super().__post_init__()
-        check_positive(num_bins=self.num_bins)
+        _check_spline(self.num_bins, self.bound)
 
     @property
     def num_params(self) -> int:
@@ -94,6 +95,12 @@ class CircularSpline(Transformer):
 
     def _wrap(self, x):
         return jnp.mod(x + self.bound, 2 * self.bound) - self.bound
+
+
+def _check_spline(num_bins: int, bound: float) -> None:
+    check_positive(num_bins=num_bins)
+    if not bound > 0:
+        raise ValueError(f"bound must be > 0, got {bound}")
 
 
 def _columns(raw: Array, num_logits: int) -> tuple[Array, list[Array]]:

@@ -56,6 +56,11 @@ class Affine(Transformer):
 
     bound: float = 3.0
 
+    def __post_init__(self):
+        super().__post_init__()
+        if not self.bound > 0:
+            raise ValueError(f"bound must be > 0, got {self.bound}")
+
     @property
     def num_params(self) -> int:
         return 2

@@ -100,7 +100,7 @@ class TwoSpirals(Toy):
     [Phi((y + w/2) / noise) - Phi((y - w/2) / noise)] / w, w = 1/6, about their centre.
     """
 
-    noise: float = 0.05
+    noise: float = 0.1
 
     def __post_init__(self):
         check_positive(noise=self.noise)

@@ -70,10 +70,8 @@ def _read_csv(path: pathlib.Path) -> tuple[dict[str, np.ndarray], list[str] | No
 
 
 def _is_header(rows: list[list[str]]) -> bool:
-    """No cell is a number, or a text cell stands above a number."""
-    text = [_number(cell) is None for cell in rows[0]]
-    below = [] if len(rows) == 1 else [_number(cell) is not None for cell in rows[1]]
-    return all(text) or any(t and b for t, b in zip(text, below, strict=False))
+    """No cell of the first row is a number: a row with some is data with a bad cell, and must not be dropped."""
+    return all(_number(cell) is None for cell in rows[0])
 
 
 def _number(cell: str) -> float | None:

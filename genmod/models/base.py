@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import ArrayLike
 
 from genmod.base import Array, Context, Description, Key, Likelihood, Params, Shape, check_context, check_event
@@ -59,7 +60,7 @@ class Model(Description, abc.ABC):
 
     def sample(self, params: Params, key: Key, shape: int | Shape = (), context: ArrayLike | None = None) -> Array:
         """Draws of shape `shape` + event_shape; with a batch of contexts, shape + context batch + event_shape."""
-        shape = (shape,) if isinstance(shape, int) else tuple(shape)
+        shape = (int(shape),) if isinstance(shape, int | np.integer) else tuple(shape)
         repeats = math.prod(shape)
         if context is not None or self.context_shape is not None:
             context = jnp.asarray(context) if context is not None else None

@@ -9,8 +9,9 @@ import jax
 import jax.numpy as jnp
 
 from genmod import losses
-from genmod.base import Array, Bijector, Key, Params
+from genmod.base import Array, Bijector, Key, Params, check_context
 from genmod.densities import Density
+from genmod.keys import check_key
 from genmod.models.base import Model, vmap_blocks
 
 
@@ -23,6 +24,14 @@ class Flow(Model):
 
     bijector: Bijector
     base: Density
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not isinstance(self.base, Density):
+            raise TypeError(
+                f"base must be a gm.densities.Density, got {type(self.base).__name__}; "
+                "gm.densities.as_density(distribution, event_shape) makes one of a distrax.Distribution"
+            )
 
     @property
     def event_shape(self):
@@ -39,8 +48,19 @@ class Flow(Model):
     def sample_and_log_prob(self, params: Params, key: Key, num: int, context: Array | None = None) -> tuple[Array, Array]:
         """`num` draws and their log-densities in ONE pass of the forward direction: (num,) + event_shape and (num,).
 
-        context: one per draw, (num,) + context_shape. Differentiable in params (reparameterised).
+        context: one per draw, (num,) + context_shape. Differentiable in params (reparameterised); raises ValueError for a
+        base whose draws are not, where gradients would be wrong without a word. Not compiled: call it inside your `jit`.
         """
+        if not self.base.reparameterized:
+            raise ValueError(
+                f"draws of {type(self.base).__name__} do not carry the gradient of all its parameters; "
+                "use another base for reverse KL, or sample and log_prob where no gradient is wanted"
+            )
+        if context is not None or self.context_shape is not None:
+            context = check_context(type(self).__name__, context, self.context_shape, batch=(num,))
+        return self._draw(params, check_key(key), num, context)
+
+    def _draw(self, params, key, num, context):
         leaves = jax.tree.leaves(params)
         base = params.get("base", {})
         z = self.base.sample(base, key, (num,), jnp.result_type(*leaves) if leaves else None)
@@ -69,4 +89,4 @@ class Flow(Model):
         return self.base.log_prob(params.get("base", {}), z) + log_det
 
     def _sample(self, params, key, num, context):
-        return self.sample_and_log_prob(params, key, num, context)[0]
+        return self._draw(params, key, num, context)[0]

@@ -4,7 +4,6 @@ from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
-import jax
 from flax import nnx
 
 from genmod.base import Array
@@ -24,10 +23,9 @@ class NNXModule(nn.Module):
         # The graph is made abstractly (no arithmetic, no array); the values come from `params`.
         abstract = nnx.eval_shape(lambda: self.make(nnx.Rngs(0)))
         graph, shapes, rest = nnx.split(abstract, nnx.Param, ...)
-        stateful = [path for path, variable in nnx.to_flat_state(rest) if not isinstance(variable, nnx.RngState)]
+        stateful = [".".join(map(str, path)) for path, _ in nnx.to_flat_state(rest)]
         if stateful:
             raise ValueError(f"the NNX module keeps state beside its parameters: {stateful}; use layers without state")
         state = self.param("nnx", lambda key: nnx.to_pure_dict(nnx.state(self.make(nnx.Rngs(key)), nnx.Param)))
         nnx.replace_by_pure_dict(shapes, state)
-        fresh = jax.tree.map(lambda leaf: jax.numpy.zeros(leaf.shape, leaf.dtype), rest)
-        return nnx.merge(graph, shapes, fresh)(*inputs)
+        return nnx.merge(graph, shapes)(*inputs)
