@@ -46,7 +46,7 @@ class Density(Description, abc.ABC):
         """Independent draws, shape + event_shape."""
         with jax.numpy_rank_promotion("allow"), jax.default_matmul_precision("highest"):
             draws = self.distribution(params, dtype).sample(seed=key, sample_shape=shape)
-        return draws if dtype is None else draws.astype(dtype)  # Distrax's mixtures promote under x64
+        return draws if dtype is None else draws.astype(dtype)
 
 
 class _Standard(Density, abc.ABC):
@@ -216,7 +216,7 @@ def as_density(base: "Density | distrax.Distribution | None", event_shape: Shape
 
 
 def from_distrax(bijector: distrax.Bijector) -> Bijector:
-    """A `distrax.Bijector` as one of ours. Its arrays are constants of the description, not parameters.
+    """A `distrax.Bijector` as one of ours. Its arrays are constants, in the precision in which they were made.
 
     Raises TypeError for another type, ValueError where input and output ranks differ.
     """
