@@ -2,8 +2,8 @@
 
 Forward KL(p || q) is maximum likelihood from samples of p; reverse KL(q || p) needs only log p and samples of q. The family
 q is one Gaussian (an affine flow), for which both answers are known, and a spline flow, which can do better. Known for the
-Gaussian: forward, mean 0, sd sqrt(10) = 3.162278; reverse, mean +-2.984306, sd 1.023369, KL 0.688769 (the symmetric
-stationary point, sd 2.746738, KL 0.840187, is a saddle).
+Gaussian: forward, mean 0, sd sqrt(10) = 3.162278; reverse, mean +-2.984306, sd 1.023369, KL 0.688769 (at mean 0, sd 2.743769
+there is a second, higher minimum, KL 0.840621).
 """
 
 import dataclasses
@@ -60,7 +60,7 @@ def experiment(config: Config, run: gm.run.Run) -> dict[str, Any]:
         "gaussian": gm.flows.affine((1,)),
         "spline": gm.flows.neural_spline_flow((1,), num_layers=2, bound=8.0),
     }
-    # Both directions start from N(1, 1), off the symmetric saddle of the reverse KL.
+    # Both directions start from N(1, 1), off the symmetric second minimum of the reverse KL.
     start = 1.0 + jax.random.normal(stream(key, "start"), (10_000, 1))
     grid = jnp.linspace(-25, 25, 10_001)[:, None]
     truth = TARGET.log_prob(grid)
