@@ -461,3 +461,27 @@ def test_no_key_is_used_twice(key_reuse):
     data = gm.data.two_moons(key, 200)
     result = gm.fit(PLANE, data.train, key=key, loss_fn=noisy, num_steps=3, validation=data.validation, progress=False)
     PLANE.sample(result.params, key, (3,))
+
+
+def test_a_validation_loss_that_is_not_finite_stops_the_run():
+    model = gm.models.Flow(gm.bijectors.Chain((gm.bijectors.DiagonalAffine(), gm.bijectors.Sigmoid())), gm.densities.Normal((1,)))
+    x = np.random.default_rng(0).uniform(0.01, 0.99, (64, 1)).astype(np.float32)
+    outside = np.concatenate([x[:7], np.full((1, 1), 1.5, np.float32)])
+    with pytest.raises(FloatingPointError, match="the validation loss is nan at step 5: .*outside the support"):
+        gm.fit(model, x, key=jax.random.key(0), validation=outside, num_steps=5, batch_size=8, progress=False)
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"clip_norm": -1.0}, "clip_norm must be > 0"),
+        ({"ema_decay": 1.5}, r"ema_decay must be in \[0, 1\)"),
+        ({"patience": 0, "validation": np.zeros((4, 1), np.float32)}, "patience must be >= 1"),
+        ({"patience": 3}, "wants validation"),
+        ({"num_steps": 0}, "num_steps must be an integer >= 1"),
+    ],
+)
+def test_unfit_options_are_refused(options, match):
+    model = gm.flows.affine((1,))
+    with pytest.raises(ValueError, match=match):
+        gm.fit(model, np.zeros((8, 1), np.float32), key=jax.random.key(0), progress=False, **options)
