@@ -42,13 +42,13 @@ class HealthReport(NamedTuple):
     warnings: tuple[str, ...]
 
     def __str__(self) -> str:
-        head = f"{'layer (data to base)':<34}{'round trip':>11}{'slopes of x(z)':>22}{'in tails':>10}{'log_det':>18}"
+        head = f"{'layer (data to base)':<46}{'round trip':>11}{'slopes of x(z)':>22}{'in tails':>10}{'log_det':>18}"
         lines = [head]
         for layer in self.layers:
             slopes = f"{layer.smallest_slope:.2g} .. {layer.largest_slope:.2g}"
             tails = "" if np.isnan(layer.tail_share) else f"{layer.tail_share:.2%}"
             log_dets = "{:.2f} .. {:.2f}".format(*layer.log_det_range)
-            lines.append(f"{layer.name[:33]:<34}{layer.round_trip:>11.1e}{slopes:>22}{tails:>10}{log_dets:>18}")
+            lines.append(f"{layer.name[:45]:<46}{layer.round_trip:>11.1e}{slopes:>22}{tails:>10}{log_dets:>18}")
         lines.append(f"whole: round trip {self.round_trip:.1e}, log_det against float64 {self.log_det_error:.1e} nats")
         return "\n".join(lines + [f"warning: {warning}" for warning in self.warnings])
 
