@@ -3,6 +3,7 @@
 The log-determinants of a composition add up: log |det d(g o f)| = log |det df|(z) + log |det dg|(f(z)).
 """
 
+import abc
 import dataclasses
 
 import jax
@@ -65,8 +66,26 @@ class Chain(Bijector):
         return x, total
 
 
+class _Wrapper(Bijector, abc.ABC):
+    """A bijector made of one other, whose shapes and likelihood are its own."""
+
+    bijector: Bijector
+
+    @property
+    def event_shape(self):
+        return self.bijector.event_shape
+
+    @property
+    def context_shape(self):
+        return self.bijector.context_shape
+
+    @property
+    def likelihood(self):
+        return self.bijector.likelihood
+
+
 @dataclasses.dataclass(frozen=True)
-class Repeat(Bijector):
+class Repeat(_Wrapper):
     """`num` equal layers, each with parameters of its own, stacked on a leading axis and run by one `lax.scan`.
 
     The layer is traced and compiled once, whatever `num`; `unroll` layers are laid out in line per iteration, which runs
@@ -81,18 +100,6 @@ class Repeat(Bijector):
     def __post_init__(self):
         super().__post_init__()
         check_positive(num=self.num, unroll=self.unroll)
-
-    @property
-    def event_shape(self):
-        return self.bijector.event_shape
-
-    @property
-    def context_shape(self):
-        return self.bijector.context_shape
-
-    @property
-    def likelihood(self):
-        return self.bijector.likelihood
 
     def _init(self, key, x, context):
         def layer(x, key):
@@ -119,25 +126,13 @@ class Repeat(Bijector):
 
 
 @dataclasses.dataclass(frozen=True)
-class Invert(Bijector):
+class Invert(_Wrapper):
     """The bijector with its two directions exchanged: an inverse autoregressive layer becomes a masked one, and back.
 
     Data-dependent initialisation is for the data side, so inside `Invert` a batch only serves as an example.
     """
 
     bijector: Bijector
-
-    @property
-    def event_shape(self):
-        return self.bijector.event_shape
-
-    @property
-    def context_shape(self):
-        return self.bijector.context_shape
-
-    @property
-    def likelihood(self):
-        return self.bijector.likelihood
 
     def _init(self, key, x, context):
         return self.bijector.init(key, x, context)
