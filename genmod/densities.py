@@ -179,22 +179,21 @@ class FromDistrax(Bijector):
     event_ndims: int
 
     def _init(self, key, x, context):
-        self._check_rank(x[0])
+        self._thawed(x[0])
         return {}
 
     def _forward(self, params, z, context):
-        self._check_rank(z)
-        x, log_det = self.frozen.thaw(z.dtype).forward_and_log_det(z)
+        x, log_det = self._thawed(z).forward_and_log_det(z)
         return x, log_det.sum()
 
     def _inverse(self, params, x, context):
-        self._check_rank(x)
-        z, log_det = self.frozen.thaw(x.dtype).inverse_and_log_det(x)
+        z, log_det = self._thawed(x).inverse_and_log_det(x)
         return z, log_det.sum()
 
-    def _check_rank(self, x):
+    def _thawed(self, x):
         if x.ndim < self.event_ndims:
             raise ValueError(f"this distrax bijector takes events of at least {self.event_ndims} axes, got shape {x.shape}")
+        return self.frozen.thaw(x.dtype)
 
 
 def as_density(base: "Density | distrax.Distribution | None", event_shape: Shape) -> Density:
@@ -254,9 +253,6 @@ class _AsDistrax(distrax.Bijector):
         for _ in range(x.ndim - self.event_ndims_in):
             fn = jax.vmap(fn)
         return fn(x)
-
-    def same_as(self, other):
-        return type(other) is _AsDistrax and other._bijector == self._bijector and other._params is self._params
 
 
 class _StudentT(distrax.Distribution):

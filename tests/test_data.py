@@ -19,7 +19,7 @@ KEY = jax.random.key(0)
 
 # A toy, the function that draws it, and its entropy in nats.
 TOYS = {
-    "two_moons": (data.TwoMoons(0.1), data.two_moons, 1.007585),
+    "two_moons": (data.TwoMoons(), data.two_moons, 0.289234),
     "eight_gaussians": (data.EightGaussians(), data.eight_gaussians, 2.831880),
     "gaussian_grid": (data.GaussianGrid(), data.gaussian_grid, 0.065288),
     "checkerboard": (data.Checkerboard(), data.checkerboard, 3.465736),
@@ -32,7 +32,7 @@ TOYS = {
     "funnel": (data.Funnel(), data.funnel, 15.287998),
 }
 OTHERS = [
-    (data.TwoMoons(0.05), 0.289234),
+    (data.TwoMoons(0.1), 1.007585),
     (data.TwoMoons(0.2), 1.677476),
     (data.TwoBumps((0.4, 0.6), (-2, 3), (1, 0.7)), 1.873470),
     (data.TwoBumps((0.4, 0.6), (-2, 3), (1, math.sqrt(0.7))), 1.976146),
