@@ -21,7 +21,6 @@ class Source(NamedTuple):
     arrays: Any
     batches: Iterator | None
     batch_size: int
-    num_rows: int
 
     @property
     def resident(self) -> bool:
@@ -32,14 +31,13 @@ class Source(NamedTuple):
     def of(cls, model: Model, data: Any, batch_size: int) -> "Source":
         """The source of what a user calls data: x, (x, context), an iterator of these, or None."""
         if data is None:
-            return cls((None, None), None, batch_size, 0)
+            return cls((None, None), None, batch_size)
         if isinstance(data, Iterator):
             first = checked_pair("data", next(data, None), model)
             rest = (checked_pair("data", batch, model) for batch in data)
-            return cls(first, itertools.chain([first], rest), len(first[0]), 0)
+            return cls(first, itertools.chain([first], rest), len(first[0]))
         arrays = checked_pair("data", data, model)
-        num_rows = arrays[0].shape[0]
-        return cls(arrays, None, min(batch_size, num_rows), num_rows)
+        return cls(arrays, None, min(batch_size, arrays[0].shape[0]))
 
     def example(self) -> tuple[Any, ...]:
         """(x,) or (x, context) to initialise from."""

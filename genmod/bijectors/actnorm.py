@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from genmod.base import FIXED, Array, Bijector
-from genmod.bijectors.linear import dot, log_abs_diagonal
+from genmod.bijectors.linear import dot, log_abs_diagonal, vector_dim
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,17 +56,16 @@ class Whiten(Bijector):
     """
 
     def _init(self, key, x, context):
-        if x.ndim != 2:
-            raise ValueError(f"Whiten takes vectors, batches of shape (n, D), got {x.shape}")
+        dim = vector_dim(self, x)
         statistics = batch_statistics(x)
         inverse_scale = jnp.exp(-statistics["log_scale"])
         standard = (x - jnp.broadcast_to(statistics["shift"], x.shape)) * jnp.broadcast_to(inverse_scale, x.shape)
-        identity = jnp.eye(x.shape[1], dtype=x.dtype)
+        identity = jnp.eye(dim, dtype=x.dtype)
         whitening = identity
-        if x.shape[0] > x.shape[1]:  # fewer rows do not tell correlations
+        if x.shape[0] > dim:  # fewer rows do not tell correlations
             correlation = dot(standard.T, standard) / x.shape[0]
             # A little of the identity, so that a constant or repeated column leaves a factor that can be inverted.
-            factor = jnp.linalg.cholesky(correlation + 10 * x.shape[1] * jnp.finfo(x.dtype).eps * identity)
+            factor = jnp.linalg.cholesky(correlation + 10 * dim * jnp.finfo(x.dtype).eps * identity)
             whitening = jax.scipy.linalg.solve_triangular(factor, identity, lower=True)
         matrix = whitening * jnp.broadcast_to(inverse_scale, whitening.shape)
         return {"matrix": matrix, "shift": statistics["shift"]}

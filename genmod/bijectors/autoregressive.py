@@ -16,7 +16,7 @@ import numpy as np
 
 from genmod import nets
 from genmod.base import Array, Bijector, Context, Shape
-from genmod.bijectors.linear import check_order
+from genmod.bijectors.linear import check_order, vector_dim
 from genmod.bijectors.transformers import Transformer
 
 
@@ -46,8 +46,7 @@ class Autoregressive(Bijector):
         return None if self.order is None else (len(self.order),)
 
     def _init(self, key, x, context):
-        if x.ndim != 2:
-            raise ValueError(f"Autoregressive takes vectors, batches of shape (n, D), got {x.shape}")
+        vector_dim(self, x)
         return nets.init(self._network(), key, x[0], *_flat(None if context is None else context[0]))
 
     def _forward(self, params, z, context):

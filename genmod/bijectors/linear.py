@@ -46,7 +46,7 @@ class MatrixAffine(Bijector):
     """x = A z + b with a free matrix A; log |det A| and the solve go through LAPACK's pivoted LU."""
 
     def _init(self, key, x, context):
-        dim = _dim(x)
+        dim = vector_dim(self, x)
         return {"matrix": jnp.eye(dim, dtype=x.dtype), "shift": jnp.zeros(dim, x.dtype)}
 
     def _forward(self, params, z, context):
@@ -64,7 +64,7 @@ class TriangularAffine(Bijector):
     lower: bool = True
 
     def _init(self, key, x, context):
-        dim = _dim(x)
+        dim = vector_dim(self, x)
         return {"matrix": jnp.eye(dim, dtype=x.dtype), "shift": jnp.zeros(dim, x.dtype)}
 
     def _forward(self, params, z, context):
@@ -94,7 +94,7 @@ class LowRankAffine(Bijector):
         check_positive(rank=self.rank)
 
     def _init(self, key, x, context):
-        dim = _dim(x)
+        dim = vector_dim(self, x)
         # V random, U zero: the identity, from which gradients can move.
         v = jax.random.normal(key, (dim, self.rank), x.dtype) / np.sqrt(dim)
         return {
@@ -141,7 +141,7 @@ class LULinear(Bijector):
         return None if self.order is None else (len(self.order),)
 
     def _init(self, key, x, context):
-        dim = _dim(x)
+        dim = vector_dim(self, x)
         zeros = jnp.zeros((dim, dim), x.dtype)
         return {"lower": zeros, "upper": zeros, "log_diagonal": jnp.zeros(dim, x.dtype), "shift": jnp.zeros(dim, x.dtype)}
 
@@ -176,7 +176,7 @@ class Householder(Bijector):
         check_positive(num_reflections=self.num_reflections)
 
     def _init(self, key, x, context):
-        half = jax.random.normal(key, ((self.num_reflections + 1) // 2, _dim(x)), x.dtype)
+        half = jax.random.normal(key, ((self.num_reflections + 1) // 2, vector_dim(self, x)), x.dtype)
         return {"vectors": jnp.repeat(half, 2, axis=0)[: self.num_reflections]}
 
     def _forward(self, params, z, context):
@@ -272,9 +272,10 @@ def check_order(order: tuple[int, ...] | None) -> None:
         raise ValueError(f"order must hold each of 0..{len(order) - 1} once, got {order}")
 
 
-def _dim(x: Array) -> int:
+def vector_dim(bijector: Bijector, x: Array) -> int:
+    """D of a batch of vectors, (n, D); raises ValueError for events of another rank."""
     if x.ndim != 2:
-        raise ValueError(f"a linear bijector takes vectors, batches of shape (n, D), got {x.shape}")
+        raise ValueError(f"{type(bijector).__name__} takes vectors, batches of shape (n, D), got {x.shape}")
     return x.shape[1]
 
 

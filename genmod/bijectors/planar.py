@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from genmod.base import Array, Bijector, Context, Shape, check_positive
-from genmod.bijectors.linear import dot, reflect
+from genmod.bijectors.linear import dot, reflect, vector_dim
 from genmod.bijectors.numerical import monotone_root
 
 
@@ -26,7 +26,7 @@ class Planar(Bijector):
     context_shape: Shape | None = None
 
     def _init(self, key, x, context):
-        dim = _vector_dim(x)
+        dim = vector_dim(self, x)
         w = jax.random.normal(key, (dim,), x.dtype) / jnp.sqrt(jnp.asarray(dim, x.dtype))
         # m(0) = 0 below: u = 0 is the identity.
         return {"w": w, "u": jnp.zeros(dim, x.dtype), "b": jnp.zeros((), x.dtype), **_context_kernel(context, (), x.dtype)}
@@ -64,7 +64,7 @@ class Radial(Bijector):
     context_shape: Shape | None = None
 
     def _init(self, key, x, context):
-        dim = _vector_dim(x)
+        dim = vector_dim(self, x)
         center = jax.random.normal(key, (dim,), x.dtype)
         zero = jnp.zeros((), x.dtype)
         return {"b": center, "log_alpha": zero, "ratio": zero, **_context_kernel(context, (dim,), x.dtype)}
@@ -117,7 +117,7 @@ class Sylvester(Bijector):
             raise ValueError("basis='triangular' has as many units as coordinates; leave num_units=None")
 
     def _init(self, key, x, context):
-        dim = _vector_dim(x)
+        dim = vector_dim(self, x)
         m = dim if self.num_units is None else self.num_units
         if m > dim:
             raise ValueError(f"num_units must be at most the dimension {dim}, got {m}")
@@ -190,9 +190,3 @@ def _safe_norm(x: Array) -> Array:
     """|x| with gradient zero, not NaN, at the origin."""
     square = dot(x, x)
     return jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1.0)), 0.0)
-
-
-def _vector_dim(x: Array) -> int:
-    if x.ndim != 2:
-        raise ValueError(f"this bijector takes vectors, batches of shape (n, D), got {x.shape}")
-    return x.shape[1]
