@@ -1,4 +1,4 @@
-"""Fit a normalizing flow to a table of numbers and report its exact test log-likelihood.
+"""Fit a flow to a table of numbers and report its exact test log-likelihood.
 
 python -m experiments.density                                   two moons, with the exact entropy as the limit
 python -m experiments.density --data my.csv --model maf         a table of your own (.npy, .npz, .csv)
@@ -31,6 +31,8 @@ MODELS = {
     "planar": gm.flows.planar_flow,
     "radial": gm.flows.radial_flow,
     "sylvester": gm.flows.sylvester_flow,
+    "ffjord": gm.flows.ffjord,
+    "flow_matching": gm.flows.flow_matching,
 }
 TOYS = {
     "two_moons": gm.data.two_moons,
@@ -52,7 +54,20 @@ TABLES = {
     "wine": gm.data.wine,
 }
 ModelName = Literal[
-    "affine", "nice", "real_nvp", "glow_1d", "nsf", "maf", "iaf", "nsf_ar", "naf", "planar", "radial", "sylvester"
+    "affine",
+    "nice",
+    "real_nvp",
+    "glow_1d",
+    "nsf",
+    "maf",
+    "iaf",
+    "nsf_ar",
+    "naf",
+    "planar",
+    "radial",
+    "sylvester",
+    "ffjord",
+    "flow_matching",
 ]
 
 
@@ -62,9 +77,10 @@ class Config:
     """A toy set, a named table, or the path of a .npy, .npz or .csv file."""
     model: ModelName = "nsf"
     num_layers: int | None = None
-    """Layers of the flow; None is the builder's own number."""
+    """Layers of the flow; None is the builder's own number (flow_matching has none)."""
     hidden_sizes: tuple[int, ...] = (128, 128)
     activation: Literal["relu", "tanh", "silu"] = "relu"
+    """For the continuous flows relu, which has kinks, is read as silu."""
     num_train: int = 100_000
     """Training points of a toy set (a quarter as many to validate)."""
     num_test: int = 50_000
@@ -128,12 +144,16 @@ def load(config: Config, key: jax.Array) -> gm.data.Dataset:
     )
 
 
-def build(config: Config, event_shape: tuple[int, ...]) -> gm.models.Flow:
+def build(config: Config, event_shape: tuple[int, ...]) -> gm.models.Pushforward:
     builder = MODELS[config.model]
+    takes = inspect.signature(builder).parameters
+    if config.num_layers is not None and "num_layers" not in takes:
+        raise ValueError(f"--num-layers: {config.model} is one field, not layers; leave it out")
     layers = {} if config.num_layers is None else {"num_layers": config.num_layers}
-    networks = {"hidden_sizes": config.hidden_sizes, "activation": getattr(jax.nn, config.activation)}
-    takes_networks = "hidden_sizes" in inspect.signature(builder).parameters
-    return builder(event_shape, **layers, **(networks if takes_networks else {}))
+    # A vector field is differentiated along the way, so its activation must be smooth.
+    name = "silu" if "integrator" in takes and config.activation == "relu" else config.activation
+    networks = {"hidden_sizes": config.hidden_sizes, "activation": getattr(jax.nn, name)}
+    return builder(event_shape, **layers, **(networks if "hidden_sizes" in takes else {}))
 
 
 def optimizer(config: Config) -> optax.GradientTransformation:
@@ -164,9 +184,11 @@ def row(metrics: dict[str, Any], seconds: float) -> dict[str, Any]:
     return line | {"seconds": f"{seconds:.0f}"}
 
 
-def draw(config: Config, run: gm.run.Run, data: gm.data.Dataset, model: gm.models.Flow, fit: gm.Fit, test, key) -> None:
+def draw(config: Config, run: gm.run.Run, data: gm.data.Dataset, model: gm.models.Pushforward, fit: gm.Fit, test, key) -> None:
     title = f"{config.model} on {data.name}"
-    gm.plot.training(run.figure("training"), fit.history, limit=data.entropy, title=title)
+    likelihood = isinstance(model, gm.models.Flow)  # flow matching's loss is an error of velocities
+    unit = {"limit": data.entropy} if likelihood else {"ylabel": "loss (squared velocity)"}
+    gm.plot.training(run.figure("training"), fit.history, title=title, **unit)
     gm.plot.samples(run.figure("samples"), test, model.sample(fit.params, key, (min(len(test), 5_000),)), title=title)
     if data.event_shape == (2,):
         log_prob = functools.partial(model.log_prob, fit.params)

@@ -1,16 +1,21 @@
 """genmod: deep generative models in JAX, as static descriptions and pure functions of explicit parameters."""
 
 from genmod import (
+    base as base,
     bijectors as bijectors,
     data as data,
     densities as densities,
+    divergence as divergence,
     flows as flows,
     losses as losses,
     metrics as metrics,
     models as models,
     nets as nets,
+    ode as ode,
+    paths as paths,
     plot as plot,
     run as run,
+    transport as transport,
 )
 from genmod.base import Bijector as Bijector, Likelihood as Likelihood
 from genmod.bijectors import check_bijection as check_bijection, health as health

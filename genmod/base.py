@@ -11,7 +11,11 @@ log-determinant is always that of the map just applied:
     x = f(z),  log_det = log |det df/dz|        z = f^-1(x),  log_det = log |det df^-1/dx| = -log |det df/dz|
 
 Public classes are abstract or final: a bijector implements `_init`, `_forward`, `_inverse`; nobody calls those but the
-base class, which checks shapes, dtypes and the context once for all.
+base class, which checks shapes, dtypes and the context once for all. (Those that are solved or estimated numerically
+implement the two hooks of `InfoBijector` instead.)
+
+Batches come from `vmap_events`, a `jax.vmap` whose axis has a name. By that name an adaptive ODE solve finds the other
+events of its batch and takes one step size for all; under a plain `jax.vmap` each event is solved by itself.
 """
 
 import abc
@@ -21,6 +25,7 @@ import functools
 import re
 import types
 import zlib
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -33,7 +38,9 @@ Key = jax.Array
 Params = Any
 Shape = tuple[int, ...]
 Context = Array | None
+Info = dict[str, Array]
 FIXED = "fixed"
+EVENTS = "genmod_events"
 
 
 class Likelihood(enum.IntEnum):
@@ -94,25 +101,45 @@ class Bijector(Description, abc.ABC):
         context = check_context(type(self).__name__, context, self.context_shape, batch=x.shape[:1])
         return self._init(key, x, _same_precision(context, x))
 
-    def forward_and_log_det(self, params: Params, z: ArrayLike, context: ArrayLike | None = None) -> tuple[Array, Array]:
-        """(x, log |det dx/dz|) for one latent event z; base to data."""
-        z = check_event("z", z, self.event_shape)
-        context = _same_precision(check_context(type(self).__name__, context, self.context_shape), z)
-        return _checked_output(self, z, *self._forward(params, z, context))
+    def forward_and_log_det(
+        self, params: Params, z: ArrayLike, context: ArrayLike | None = None, *, key: Key | None = None
+    ) -> tuple[Array, Array]:
+        """(x, log |det dx/dz|) for one latent event z; base to data. `key` where the log_det is an estimate."""
+        return _marked(*self.forward_with_info(params, z, context, key=key))
 
-    def inverse_and_log_det(self, params: Params, x: ArrayLike, context: ArrayLike | None = None) -> tuple[Array, Array]:
-        """(z, log |det dz/dx|) for one data event x; data to base."""
-        x = check_event("x", x, self.event_shape)
-        context = _same_precision(check_context(type(self).__name__, context, self.context_shape), x)
-        return _checked_output(self, x, *self._inverse(params, x, context))
+    def inverse_and_log_det(
+        self, params: Params, x: ArrayLike, context: ArrayLike | None = None, *, key: Key | None = None
+    ) -> tuple[Array, Array]:
+        """(z, log |det dz/dx|) for one data event x; data to base. `key` where the log_det is an estimate."""
+        return _marked(*self.inverse_with_info(params, x, context, key=key))
 
     def forward(self, params: Params, z: ArrayLike, context: ArrayLike | None = None) -> Array:
         """x = f(z) for one event."""
-        return self.forward_and_log_det(params, z, context)[0]
+        return _marked(*self.forward_with_info(params, z, context, log_det=False))[0]
 
     def inverse(self, params: Params, x: ArrayLike, context: ArrayLike | None = None) -> Array:
         """z = f^-1(x) for one event."""
-        return self.inverse_and_log_det(params, x, context)[0]
+        return _marked(*self.inverse_with_info(params, x, context, log_det=False))[0]
+
+    def forward_with_info(
+        self, params: Params, z: ArrayLike, context: ArrayLike | None = None, *, key: Key | None = None, log_det: bool = True
+    ) -> tuple[Array, Array, Info]:
+        """(x, log |det dx/dz|, info): how a numerical map went, as scalars that add up along a chain ({} for closed maps).
+
+        With `log_det=False` nothing is spent on the second entry, which then means nothing. Where a solve fails, the event
+        is its last state and `info["failed_solves"]` counts it; the functions without info give NaN there.
+        """
+        z = check_event("z", z, self.event_shape)
+        context = _same_precision(check_context(type(self).__name__, context, self.context_shape), z)
+        return _checked_output(self, z, *self._forward_with_info(params, z, context, key, log_det))
+
+    def inverse_with_info(
+        self, params: Params, x: ArrayLike, context: ArrayLike | None = None, *, key: Key | None = None, log_det: bool = True
+    ) -> tuple[Array, Array, Info]:
+        """(z, log |det dz/dx|, info), as `forward_with_info`."""
+        x = check_event("x", x, self.event_shape)
+        context = _same_precision(check_context(type(self).__name__, context, self.context_shape), x)
+        return _checked_output(self, x, *self._inverse_with_info(params, x, context, key, log_det))
 
     @abc.abstractmethod
     def _init(self, key: Key, x: Array, context: Context) -> Params: ...
@@ -123,6 +150,51 @@ class Bijector(Description, abc.ABC):
     @abc.abstractmethod
     def _inverse(self, params: Params, x: Array, context: Context) -> tuple[Array, ArrayLike]: ...
 
+    def _forward_with_info(
+        self, params: Params, z: Array, context: Context, key: Key | None, log_det: bool
+    ) -> tuple[Array, ArrayLike, Info]:
+        return *self._forward(params, z, context), {}
+
+    def _inverse_with_info(
+        self, params: Params, x: Array, context: Context, key: Key | None, log_det: bool
+    ) -> tuple[Array, ArrayLike, Info]:
+        return *self._inverse(params, x, context), {}
+
+
+class InfoBijector(Bijector, abc.ABC):
+    """A bijector that needs a key or reports how it went, or that is made of others, which may.
+
+    It implements `_forward_with_info` and `_inverse_with_info`: (params, event, context, key, log_det) -> (event, log_det,
+    info). `log_det=False` says that nobody will read the log-determinant; info holds scalars that add up along a chain.
+    """
+
+    def _forward(self, params, z, context):
+        return self._forward_with_info(params, z, context, None, True)[:2]
+
+    def _inverse(self, params, x, context):
+        return self._inverse_with_info(params, x, context, None, True)[:2]
+
+
+FAILED = "failed_solves"
+
+
+def add_info(*infos: Info) -> Info:
+    """The sum of several infos, entry by entry; what one has not counts as 0."""
+    total: Info = {}
+    for info in infos:
+        for name, value in info.items():
+            total[name] = total[name] + value if name in total else value
+    return total
+
+
+def mark_failed(value: Array, info: Info) -> Array:
+    """`value`, NaN where a solve failed."""
+    return jnp.where(info[FAILED] > 0, jnp.nan, value) if FAILED in info else value
+
+
+def _marked(event: Array, log_det: Array, info: Info) -> tuple[Array, Array]:
+    return mark_failed(event, info), mark_failed(log_det, info)
+
 
 def _same_precision(context: Context, event: Array) -> Context:
     """The context in the dtype of the event, which decides."""
@@ -131,7 +203,7 @@ def _same_precision(context: Context, event: Array) -> Context:
     return context.astype(event.dtype)
 
 
-def _checked_output(bijector: Bijector, given: Array, event: Array, log_det: ArrayLike) -> tuple[Array, Array]:
+def _checked_output(bijector: Bijector, given: Array, event: Array, log_det: ArrayLike, info: Info) -> tuple[Array, Array, Info]:
     # Accumulated in at least float32, whatever the event is stored in.
     log_det = jnp.asarray(log_det, jnp.promote_types(given.dtype, jnp.float32))
     if log_det.shape:
@@ -144,7 +216,7 @@ def _checked_output(bijector: Bijector, given: Array, event: Array, log_det: Arr
             f"{type(bijector).__name__} made an event of shape {event.shape} from one of shape {given.shape}; "
             "its parameters are of another event shape, or it broadcasts"
         )
-    return event, log_det
+    return event, log_det, info
 
 
 def check_event(name: str, x: ArrayLike, event_shape: Shape | None, *, batched: bool = False) -> Array:
@@ -229,6 +301,11 @@ def _qualified_name(value: Any) -> str:
     if name is None:
         return re.sub(r" at 0x[0-9a-f]+", "", str(value))  # addresses differ between processes
     return f"{getattr(value, '__module__', '')}.{name}"
+
+
+def vmap_events(fn: Callable, in_axes: Any = 0) -> Callable:
+    """`jax.vmap` over events."""
+    return jax.vmap(fn, in_axes, axis_name=EVENTS)
 
 
 def trainable_mask(params: Params) -> Params:

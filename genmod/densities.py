@@ -7,6 +7,7 @@ parameters. Any `distrax.Distribution` of batch shape () can stand in its place 
 
 import abc
 import dataclasses
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import distrax
@@ -14,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from genmod.base import Array, Bijector, Description, Key, Params, Shape, check_context, check_positive
+from genmod.base import Array, Bijector, Description, Key, Likelihood, Params, Shape, check_context, check_positive
 
 
 class Density(Description, abc.ABC):
@@ -25,6 +26,7 @@ class Density(Description, abc.ABC):
 
     event_shape: Shape
     reparameterized: ClassVar[bool] = True
+    likelihood: Likelihood = Likelihood.EXACT
 
     @abc.abstractmethod
     def init(self, key: Key, dtype: Any = None) -> Params:
@@ -64,12 +66,18 @@ class _Standard(Density, abc.ABC):
 
 @dataclasses.dataclass(frozen=True)
 class Normal(_Standard):
-    """N(0, 1) in every coordinate."""
+    """N(0, scale^2) in every coordinate."""
 
     event_shape: Shape
+    scale: float = 1.0
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not self.scale > 0:
+            raise ValueError(f"scale must be > 0, got {self.scale}")
 
     def _scalar(self, zeros):
-        return distrax.Normal(zeros, jnp.ones_like(zeros))
+        return distrax.Normal(zeros, zeros + self.scale)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -155,6 +163,30 @@ class GaussianMixture(Density):
     def distribution(self, params, dtype=None):
         components = distrax.MultivariateNormalDiag(params["mean"], jnp.exp(params["log_scale"]))
         return distrax.MixtureSameFamily(distrax.Categorical(params["logits"]), components)
+
+
+@dataclasses.dataclass(frozen=True)
+class Custom(Density):
+    """A fixed law given by functions: `sample_fn(key, shape)` -> shape + event_shape, and `log_prob_fn(z)`, nats of one event.
+
+    Without log_prob_fn the law can be drawn from only, as the source of flow matching; what stands on it has likelihood NONE.
+    A toy set serves with `Custom((2,), toy.sample, toy.log_prob)`, toy = its Dataset's `.density`.
+    """
+
+    event_shape: Shape
+    sample_fn: Callable[[Key, Shape], Array]
+    log_prob_fn: Callable[[Array], Array] | None = None
+    reparameterized: ClassVar[bool] = True
+
+    @property
+    def likelihood(self):
+        return Likelihood.EXACT if self.log_prob_fn else Likelihood.NONE
+
+    def init(self, key, dtype=None):
+        return {}
+
+    def distribution(self, params, dtype=None):
+        return _Custom(self)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -253,6 +285,31 @@ class _AsDistrax(distrax.Bijector):
         for _ in range(x.ndim - self.event_ndims_in):
             fn = jax.vmap(fn)
         return fn(x)
+
+
+class _Custom(distrax.Distribution):
+    def __init__(self, law: Custom):
+        super().__init__()
+        self._law = law
+
+    @property
+    def event_shape(self):
+        return self._law.event_shape
+
+    @property
+    def batch_shape(self):
+        return ()
+
+    def _sample_n(self, key, n):
+        z = self._law.sample_fn(key, (n,))
+        if z.shape != (n, *self._law.event_shape):
+            raise ValueError(f"sample_fn must return shape {(n, *self._law.event_shape)}, got {z.shape}")
+        return z
+
+    def log_prob(self, value):
+        if self._law.log_prob_fn is None:
+            raise NotImplementedError("this base can be drawn from but has no log_prob; give it a log_prob_fn")
+        return self._law.log_prob_fn(value)
 
 
 class _StudentT(distrax.Distribution):

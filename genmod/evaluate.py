@@ -22,6 +22,7 @@ def evaluate(
     key: Key | None = None,
     true_log_prob: Callable[[Array], Array] | None = None,
     batch_size: int = 10_000,
+    max_failed: float = 0.0,
 ) -> dict[str, float]:
     """Test metrics of `params` on x, (n,) + event_shape, as plain numbers, in nats; sums are taken in float64.
 
@@ -29,8 +30,9 @@ def evaluate(
     `nll_upper_bound_nats`; its standard error under the same key + `_sem`. With `true_log_prob`, `gap_nats` is the paired
     mean of log p_true(x) - log p_model(x), an estimate of KL(true || model), with `gap_nats_sem`. `num_params` is counted.
 
-    key: for models whose log_prob is stochastic. Raises ValueError for a model without a normalised log_prob, and for
-    values that are not finite.
+    key: for models whose log_prob is stochastic. max_failed: share of events whose log_prob may be NaN (an ODE solve that
+    did not arrive); they are counted in `num_failed` and left out of the means. Raises ValueError for a model without a
+    normalised log_prob, for infinite values, and for more NaN than that.
     """
     if model.likelihood > Likelihood.LOWER_BOUND:
         raise ValueError(f"{type(model).__name__} has no normalised log_prob (it is {model.likelihood.name})")
@@ -46,16 +48,21 @@ def evaluate(
         part = model.log_prob(params, x[rows], context if context is None or shared else context[rows], key=part_key)
         log_probs.append(np.asarray(jax.device_get(part), np.float64))
     log_prob = np.concatenate(log_probs)
-    if not np.isfinite(log_prob).all():
-        bad = int((~np.isfinite(log_prob)).sum())
-        raise ValueError(f"log_prob is not finite for {bad} of {len(log_prob)} events: outside the support, or diverged")
+    failed, num = np.isnan(log_prob), len(log_prob)
+    bad = int((~np.isfinite(log_prob)).sum())
+    if np.isinf(log_prob).any() or bad > max_failed * num:
+        raise ValueError(
+            f"log_prob is not finite for {bad} of {num} events ({int(failed.sum())} of them NaN): outside the support, diverged, "
+            "or an ODE solve that failed; max_failed=... leaves out a share of NaN and counts them"
+        )
+    log_prob = log_prob[~failed]
     name = model.likelihood.nll_key
-    metrics = {"num_params": num_params(params)} | _named(name, -log_prob)
+    metrics = {"num_params": num_params(params)} | _named(name, -log_prob) | ({"num_failed": bad} if bad else {})
     if true_log_prob is not None:
         truth = np.asarray(jax.device_get(true_log_prob(x)), np.float64)
-        if truth.shape != log_prob.shape or not np.isfinite(truth).all():
-            raise ValueError(f"true_log_prob must give finite values of shape {log_prob.shape}, got shape {truth.shape}")
-        metrics |= _named("gap_nats", truth - log_prob)
+        if truth.shape != failed.shape or not np.isfinite(truth).all():
+            raise ValueError(f"true_log_prob must give finite values of shape {failed.shape}, got shape {truth.shape}")
+        metrics |= _named("gap_nats", truth[~failed] - log_prob)
     return metrics
 
 

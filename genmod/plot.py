@@ -61,7 +61,14 @@ def density(
     _save(figure, path)
 
 
-def training(path: Path, history: dict[str, np.ndarray], *, limit: float | None = None, title: str = "") -> None:
+def training(
+    path: Path,
+    history: dict[str, np.ndarray],
+    *,
+    limit: float | None = None,
+    title: str = "",
+    ylabel: str = "loss (nats)",
+) -> None:
     """Training and validation loss against the step, with the exact limit where known."""
     figure, axis = _pyplot().subplots(figsize=(6, 4), constrained_layout=True)
     axis.plot(history["step"], history["loss"], label="training", linewidth=1)
@@ -77,7 +84,7 @@ def training(path: Path, history: dict[str, np.ndarray], *, limit: float | None 
     low = low if limit is None else min(low, limit)
     axis.set(
         xlabel="step",
-        ylabel="loss (nats)",
+        ylabel=ylabel,
         ylim=(low - 0.05 * (high - low) - 1e-3, high + 0.1 * (high - low) + 1e-3),
         title=title,
     )
@@ -85,13 +92,50 @@ def training(path: Path, history: dict[str, np.ndarray], *, limit: float | None 
     _save(figure, path)
 
 
-def lines(path: Path, x: Any, curves: dict[str, Any], *, xlabel: str, ylabel: str, title: str = "") -> None:
-    """Named curves over one axis; the first is drawn as the reference, in black."""
+def lines(path: Path, x: Any, curves: dict[str, Any], *, xlabel: str, ylabel: str, title: str = "", log: bool = False) -> None:
+    """Named curves over one axis; the first is drawn as the reference, in black. `log`: both axes logarithmic."""
     figure, axis = _pyplot().subplots(figsize=(7, 4), constrained_layout=True)
     for i, (name, y) in enumerate(curves.items()):
         axis.plot(x, y, label=name, color="black" if i == 0 else f"C{i - 1}", linewidth=1.5)
     axis.set(xlabel=xlabel, ylabel=ylabel, title=title)
+    if log:
+        axis.set(xscale="log", yscale="log")
     axis.legend()
+    _save(figure, path)
+
+
+def trajectories(path: Path, paths: dict[str, Any], *, title: str = "") -> None:
+    """Paths of points in the plane, name -> (n, times, 2): one panel each, starts in black, ends in colour."""
+    points = np.concatenate([np.asarray(p).reshape(-1, 2) for p in paths.values()])
+    low, high = _limits(points)
+    size = (4.4 * len(paths), _height(4.4, low, high))
+    figure, axes = _pyplot().subplots(1, len(paths), figsize=size, squeeze=False, constrained_layout=True)
+    for axis, (name, lines) in zip(axes[0], paths.items(), strict=True):
+        lines = np.asarray(lines)
+        axis.plot(lines[..., 0].T, lines[..., 1].T, color="0.6", linewidth=0.4, alpha=0.6)
+        axis.scatter(*lines[:, 0].T, s=4, color="black", linewidths=0, label="t = 0")
+        axis.scatter(*lines[:, -1].T, s=4, color="C1", linewidths=0, label="t = 1")
+        axis.set(title=name, aspect="equal", xlim=(low[0], high[0]), ylim=(low[1], high[1]))
+    axes[0][0].legend(loc="upper right")
+    figure.suptitle(title)
+    _save(figure, path)
+
+
+def vector_field(
+    path: Path, velocity_fn: Callable, data: Any, *, times: Sequence[float] = (0.0, 0.5, 1.0), title: str = ""
+) -> None:
+    """A field in the plane, `velocity_fn(x (n, 2), t) -> (n, 2)`, as arrows over the range of `data` at some times."""
+    low, high = _limits(np.asarray(data))
+    grid = np.stack(np.meshgrid(*(np.linspace(a, b, 21) for a, b in zip(low, high, strict=True))), -1).reshape(-1, 2)
+    fields = [np.asarray(velocity_fn(jnp.asarray(grid, jnp.asarray(data).dtype), t)) for t in times]
+    size = (4.0 * len(times), _height(4.0, low, high))
+    figure, axes = _pyplot().subplots(1, len(times), figsize=size, squeeze=False, constrained_layout=True)
+    for axis, t, field in zip(axes[0], times, fields, strict=True):
+        speed = np.linalg.norm(field, axis=1)
+        arrows = axis.quiver(*grid.T, *(field / (speed[:, None] + 1e-12)).T, speed, cmap="viridis", angles="xy", pivot="mid")
+        figure.colorbar(arrows, ax=axis, label="speed", shrink=0.8)
+        axis.set(title=f"t = {t:g}", aspect="equal", xlim=(low[0], high[0]), ylim=(low[1], high[1]))
+    figure.suptitle(title)
     _save(figure, path)
 
 

@@ -16,7 +16,7 @@ import numpy as np
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from genmod.base import Array, Description, Key, Params, check_positive, describe
+from genmod.base import FAILED, Array, Description, Key, Params, check_positive, describe
 from genmod.batches import EpochSampler, Source, checked_pair, fingerprint
 from genmod.keys import check_key, stream
 from genmod.models.base import Model
@@ -291,7 +291,9 @@ _OUTSIDE = "a validation point lies outside the support of the model, or the mod
 
 
 def _not_finite(step: int, metrics: dict[str, Array]) -> str:
-    values = ", ".join(f"{name} = {float(metrics[name]):.4g}" for name in ("loss", "grad_norm") if name in metrics)
+    # Beside the loss, what counts failures: an ODE that was not solved is the commonest reason where there is one.
+    names = [name for name in metrics if name in ("loss", "grad_norm") or (name == FAILED and metrics[name] > 0)]
+    values = ", ".join(f"{name} = {float(metrics[name]):.4g}" for name in sorted(names))
     return (
         f"training stopped at step {step}: {values}. The state before it is the last good one; "
         "try a lower learning rate or clip_norm=1.0 (in another checkpoint folder), or look for outliers in the data"

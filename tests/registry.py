@@ -4,6 +4,7 @@ import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
+import diffrax
 import distrax
 import jax
 import jax.numpy as jnp
@@ -11,6 +12,7 @@ import jax.numpy as jnp
 from genmod import flows
 from genmod.base import Array, Bijector, Shape
 from genmod.bijectors import (
+    CNF,
     ActNorm,
     Additive,
     Affine,
@@ -48,7 +50,9 @@ from genmod.bijectors import (
 )
 from genmod.bijectors.transformers import soft_bound
 from genmod.densities import from_distrax
-from genmod.nets import MADE, MLP
+from genmod.models import Pushforward
+from genmod.nets import MADE, MLP, VelocityMLP
+from genmod.ode import RK4, Adaptive, FixedSteps
 
 
 def in_circle(z: Array) -> Array:
@@ -79,6 +83,14 @@ class Case(NamedTuple):
 
 MLP8, MADE12 = MLP((8,), jnp.tanh), MADE((12, 12), jnp.tanh)
 SPLINE = RationalQuadraticSpline(num_bins=5, bound=3.0)
+VELOCITY8 = VelocityMLP((8,), jnp.tanh)
+# Forward and reverse mode; in float64 the tolerance decides, in float32 the smallest step, so that it is exact to both.
+TO_ROUNDING = Adaptive(
+    diffrax.Dopri8(),
+    adjoint=diffrax.DirectAdjoint(),
+    max_steps=64,
+    controller=diffrax.PIDController(1e-14, 1e-14, dtmin=1 / 24, force_dtmin=True),
+)
 WITH_CONTEXT = {"context_shape": (3,)}
 MASK = (False, True, True, False)
 
@@ -153,6 +165,10 @@ BIJECTORS: dict[str, Case] = {
     "sylvester_householder": Case(Sylvester(3, "householder"), slow=True),
     "sylvester_triangular": Case(Sylvester(None, "triangular"), slow=True),
     "sylvester_conditional": Case(Sylvester(2, **WITH_CONTEXT)),
+    # Continuous flows. The contract is exact to rounding, so these take many steps.
+    "cnf_fixed_steps": Case(CNF(VELOCITY8, FixedSteps(1_000, RK4())), (2,)),
+    "cnf_adaptive": Case(CNF(VELOCITY8, TO_ROUNDING), (2,), slow=True),
+    "cnf_conditional": Case(CNF(VELOCITY8, FixedSteps(1_000, RK4()), **WITH_CONTEXT), (2, 1), slow=True),
     # Combinators.
     "invert": Case(Invert(Autoregressive(Affine(), MADE12))),
     "invert_conditional": Case(Invert(Autoregressive(Affine(), MADE12, **WITH_CONTEXT)), slow=True),
@@ -173,7 +189,7 @@ BIJECTORS: dict[str, Case] = {
 SMALL = {"num_layers": 2, "hidden_sizes": (8,), "activation": jnp.tanh}
 
 # name -> builder of (event_shape, **options), made small by its defaults here.
-FLOWS: dict[str, Callable[..., flows.Flow]] = {
+FLOWS: dict[str, Callable[..., Pushforward]] = {
     "affine": flows.affine,
     "nice": functools.partial(flows.nice, **SMALL),
     "real_nvp": functools.partial(flows.real_nvp, **SMALL),
@@ -188,4 +204,6 @@ FLOWS: dict[str, Callable[..., flows.Flow]] = {
     "sylvester_flow": functools.partial(flows.sylvester_flow, num_layers=2),
     "sylvester_flow_householder": functools.partial(flows.sylvester_flow, num_layers=2, basis="householder"),
     "sylvester_flow_triangular": functools.partial(flows.sylvester_flow, num_layers=2, basis="triangular"),
+    "ffjord": functools.partial(flows.ffjord, integrator=FixedSteps(16), hidden_sizes=(8,)),
+    "flow_matching": functools.partial(flows.flow_matching, integrator=FixedSteps(16), hidden_sizes=(8,)),
 }

@@ -2,43 +2,9 @@
 
 from collections.abc import Callable
 
+from experiments.benchmarks import tables
 from experiments.benchmarks.peers.base import OPERATIONS
-
-OURS = "genmod"
-
-
-def _table(header: list[str], rows: list[list[str]]) -> str:
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-
-def _number(value: float | None, digits: int = 3) -> str:
-    """Plain notation with `digits` significant digits; what is not finite says so."""
-    if value is None:
-        return "non-finite"
-    decimals = max(0, digits - len(str(int(abs(value)))))
-    return f"{value:.{decimals}f}"
-
-
-def _ratio(value: float, peers: list[float]) -> str:
-    return f" ({value / min(peers):.2f})" if peers else ""
-
-
-def _times(results: dict, key: str) -> str:
-    """Median milliseconds per call, in brackets the ratio to the fastest peer."""
-    libraries = list(results["versions"])
-    rows = []
-    for name, cell in results["cells"].items():
-        for op in OPERATIONS:
-            value = {lib: cell[lib]["time"][op][key] for lib in libraries if "time" in cell[lib]}
-            peers = [value[lib] for lib in value if lib != OURS]
-            row = [_number(value[lib]) + _ratio(value[lib], peers) if lib in value else "n/a" for lib in libraries]
-            rows.append([name, op, *row])
-    return _table(["flow", "op", *libraries], rows)
-
-
-def _compile_seconds(pair: dict) -> float:
-    return max(0.0, pair["first"][0] - pair["second"][0])
+from experiments.benchmarks.tables import compile_seconds, number, table
 
 
 def _compilation(results: dict) -> str:
@@ -49,18 +15,18 @@ def _compilation(results: dict) -> str:
     def entry(mine: dict) -> str:
         if "compile" not in mine:
             return "n/a"
-        return " / ".join(f"{_compile_seconds(mine['compile'][op]):.1f}" for op in OPERATIONS)
+        return " / ".join(f"{compile_seconds(mine['compile'][op]):.1f}" for op in OPERATIONS)
 
     rows = [[name, *(entry(cell[lib]) for lib in compiling)] for name, cell in cells.items()]
-    return _table(["flow", *compiling], rows)
+    return table(["flow", *compiling], rows)
 
 
 def _quality(results: dict) -> str:
     """What the trained flows are worth."""
     libraries = list(results["versions"])
     kinds: list[tuple[str, str, Callable[[float | None], str]]] = [
-        ("NLL, nats", "nll_nats", lambda v: _number(v, 4)),
-        ("mass", "mass", lambda v: _number(v, 4)),
+        ("NLL, nats", "nll_nats", lambda v: number(v, 4)),
+        ("mass", "mass", lambda v: number(v, 4)),
         ("inverse error, data", "inverse_error_data", lambda v: "fails" if v is None else f"{v:.1e}"),
         ("inverse error, wide", "inverse_error_wide", lambda v: "fails" if v is None else f"{v:.1e}"),
     ]
@@ -73,15 +39,15 @@ def _quality(results: dict) -> str:
             rows.append([name, label, *row])
         params = [str(cell[lib].get("num_params", "n/a")) for lib in libraries]
         rows.append([name, "parameters", *params])
-    return _table(["flow", "what", *libraries], rows)
+    return table(["flow", "what", *libraries], rows)
 
 
 def _depth(results: dict) -> str:
     rows = []
     for library, pairs in results["depth"].items():
-        few, many = (_compile_seconds(pair) for pair in pairs.values())
+        few, many = (compile_seconds(pair) for pair in pairs.values())
         rows.append([library, f"{few:.1f}", f"{many:.1f}", f"{many / few:.2f}"])
-    return _table(["library", *(f"{n} layers" for n in next(iter(results["depth"].values()))), "ratio"], rows)
+    return table(["library", *(f"{n} layers" for n in next(iter(results["depth"].values()))), "ratio"], rows)
 
 
 def _fit(results: dict) -> str:
@@ -96,21 +62,19 @@ def _fit(results: dict) -> str:
         for flow, libraries in results["fit"].items()
         for library, mine in libraries.items()
     ]
-    return _table(["flow", "library", "CPU s per epoch", "wall s per epoch", "first call adds, CPU s"], rows)
+    return table(["flow", "library", "CPU s per epoch", "wall s per epoch", "first call adds, CPU s"], rows)
 
 
 def markdown(results: dict) -> str:
     """The whole report."""
-    versions = ", ".join(f"{lib} {version}" for lib, version in results["versions"].items())
     few, many = results["steps"]
-    load = f"{results['load_before'][0]:.1f} before, {results['load_after'][0]:.1f} after"
     parts = [
         "# Flow benchmark",
-        f"{versions}; Python {results['python']}, {results['machine']}; load average {load}; {results['seconds']:.0f} s in all.",
+        tables.provenance(results),
         "## CPU milliseconds per call (ratio to the fastest peer)",
-        _times(results, "cpu_ms"),
+        tables.times(results, "cpu_ms", OPERATIONS),
         "## Wall milliseconds per call (ratio to the fastest peer)",
-        _times(results, "wall_ms"),
+        tables.times(results, "wall_ms", OPERATIONS),
         "## Compilation, CPU seconds: train step / log_prob / sample",
         _compilation(results),
         f"## Quality after {few} training steps (D = 2) or {many} (D = 64)",

@@ -9,11 +9,11 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from genmod.base import Array, Bijector, Context, check_positive
+from genmod.base import Array, Bijector, Context, InfoBijector, add_info, check_positive, vmap_events
 
 
 @dataclasses.dataclass(frozen=True)
-class Chain(Bijector):
+class Chain(InfoBijector):
     """One bijector after the other, in the order base to data: `Chain((f, g))` is x = g(f(z)).
 
     Parameters: a tuple, one entry per bijector. Members without a context are not given one.
@@ -51,22 +51,25 @@ class Chain(Bijector):
                 x = _inverse_batch(bijector, params[0], x, context)
         return tuple(params)
 
-    def _forward(self, params, z, context):
-        total = jnp.zeros((), jnp.promote_types(z.dtype, jnp.float32))
-        for bijector, p in zip(self.bijectors, params, strict=True):
-            z, log_det = bijector.forward_and_log_det(p, z, context_for(bijector, context))
-            total = total + log_det
-        return z, total
+    def _forward_with_info(self, params, z, context, key, log_det):
+        return self._compose("forward_with_info", range(len(self.bijectors)), params, z, context, key, log_det)
 
-    def _inverse(self, params, x, context):
-        total = jnp.zeros((), jnp.promote_types(x.dtype, jnp.float32))
-        for bijector, p in reversed(list(zip(self.bijectors, params, strict=True))):
-            x, log_det = bijector.inverse_and_log_det(p, x, context_for(bijector, context))
-            total = total + log_det
-        return x, total
+    def _inverse_with_info(self, params, x, context, key, log_det):
+        return self._compose("inverse_with_info", reversed(range(len(self.bijectors))), params, x, context, key, log_det)
+
+    def _compose(self, direction, order, params, event, context, key, log_det):
+        if len(params) != len(self.bijectors):
+            raise ValueError(f"params must have one entry for each of {len(self.bijectors)} bijectors, got {len(params)}")
+        total, infos = jnp.zeros((), jnp.promote_types(event.dtype, jnp.float32)), []
+        for i in order:
+            bijector, member_key = self.bijectors[i], None if key is None else jax.random.fold_in(key, i)
+            step = getattr(bijector, direction)
+            event, term, info = step(params[i], event, context_for(bijector, context), key=member_key, log_det=log_det)
+            total, infos = total + term, [*infos, info]
+        return event, total, add_info(*infos)
 
 
-class _Wrapper(Bijector, abc.ABC):
+class _Wrapper(InfoBijector, abc.ABC):
     """A bijector made of one other, whose shapes and likelihood are its own."""
 
     bijector: Bijector
@@ -108,21 +111,23 @@ class Repeat(_Wrapper):
 
         return jax.lax.scan(layer, x, jax.random.split(key, self.num), reverse=True)[1]
 
-    def _forward(self, params, z, context):
-        return self._scan(self.bijector.forward_and_log_det, params, z, context, reverse=False)
+    def _forward_with_info(self, params, z, context, key, log_det):
+        return self._scan(self.bijector.forward_with_info, params, z, context, key, log_det, reverse=False)
 
-    def _inverse(self, params, x, context):
-        return self._scan(self.bijector.inverse_and_log_det, params, x, context, reverse=True)
+    def _inverse_with_info(self, params, x, context, key, log_det):
+        return self._scan(self.bijector.inverse_with_info, params, x, context, key, log_det, reverse=True)
 
-    def _scan(self, direction, params, event, context, reverse):
-        def layer(carry, params):
-            event, total = carry
-            event, log_det = direction(params, event, context)
-            return (event, total + log_det), None
+    def _scan(self, direction, params, event, context, key, log_det, reverse):
+        def layer(carry, inputs):
+            (event, total), (params, key) = carry, inputs
+            event, term, info = direction(params, event, context, key=key, log_det=log_det)
+            return (event, total + term), info
 
         start = event, jnp.zeros((), jnp.promote_types(event.dtype, jnp.float32))
+        inputs = params, None if key is None else jax.random.split(key, self.num)
         options = {"length": self.num, "reverse": reverse, "unroll": min(self.unroll, self.num)}
-        return jax.lax.scan(layer, start, params, **options)[0]
+        (event, total), infos = jax.lax.scan(layer, start, inputs, **options)
+        return event, total, {name: values.sum(0) for name, values in infos.items()}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,11 +142,11 @@ class Invert(_Wrapper):
     def _init(self, key, x, context):
         return self.bijector.init(key, x, context)
 
-    def _forward(self, params, z, context):
-        return self.bijector.inverse_and_log_det(params, z, context)
+    def _forward_with_info(self, params, z, context, key, log_det):
+        return self.bijector.inverse_with_info(params, z, context, key=key, log_det=log_det)
 
-    def _inverse(self, params, x, context):
-        return self.bijector.forward_and_log_det(params, x, context)
+    def _inverse_with_info(self, params, x, context, key, log_det):
+        return self.bijector.forward_with_info(params, x, context, key=key, log_det=log_det)
 
 
 def context_for(bijector: Bijector, context: Context) -> Context:
@@ -155,4 +160,4 @@ def _init_member(bijector: Bijector, key: Array, x: Array, context: Context):
 
 def _inverse_batch(bijector: Bijector, params, x: Array, context: Context) -> Array:
     context = context_for(bijector, context)
-    return jax.vmap(bijector.inverse, in_axes=(None, 0, None if context is None else 0))(params, x, context)
+    return vmap_events(bijector.inverse, (None, 0, None if context is None else 0))(params, x, context)

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from genmod.base import Array, Bijector, Context, Params, cast
+from genmod.base import Array, Bijector, Context, InfoBijector, Params, cast, vmap_events
 from genmod.bijectors.autoregressive import Autoregressive
 from genmod.bijectors.combinators import Chain, Invert, Repeat, context_for
 from genmod.bijectors.coupling import Coupling
@@ -96,10 +96,12 @@ def _layers(bijector: Bijector, params: Params) -> Iterator[tuple[str, Bijector,
 @functools.partial(jax.jit, static_argnums=0)
 def _measure(layer: Bijector, params: Params, x: Array, context: Context):
     axes = (None, 0, None if context is None else 0)
-    z, log_det = jax.vmap(layer.inverse_and_log_det, axes)(params, x, context)
-    back = jax.vmap(layer.forward, axes)(params, z, context)
+    z, log_det = vmap_events(_with_key(layer.inverse_and_log_det), axes)(params, x, context)
+    back = vmap_events(layer.forward, axes)(params, z, context)
     # dz/dx is the cheap direction of a density model; its singular values are the reciprocals of those of dx/dz.
-    jacobian = jax.vmap(jax.jacfwd(layer.inverse, argnums=1), axes)(params, x, context)
+    # An adaptive solve has reverse mode only.
+    differentiate = jax.jacrev if isinstance(layer, InfoBijector) else jax.jacfwd
+    jacobian = jax.vmap(differentiate(layer.inverse, argnums=1), axes)(params, x, context)
     size = int(np.prod(x.shape[1:], dtype=int))
     slopes = jnp.linalg.svd(jacobian.reshape(-1, size, size), compute_uv=False)
     measured = jnp.abs(back - x).max(), 1 / slopes.max(), 1 / slopes.min(), _tail_share(layer, z, x), log_det.min(), log_det.max()
@@ -124,8 +126,13 @@ def _tail_share(layer: Bijector, z: Array, x: Array) -> Array:
 @functools.partial(jax.jit, static_argnums=0)
 def _whole(bijector: Bijector, params: Params, x: Array, context: Context):
     axes = (None, 0, None if context is None else 0)
-    z, log_det = jax.vmap(bijector.inverse_and_log_det, axes)(params, x, context)
-    return z, log_det, jnp.abs(jax.vmap(bijector.forward, axes)(params, z, context) - x).max()
+    z, log_det = vmap_events(_with_key(bijector.inverse_and_log_det), axes)(params, x, context)
+    return z, log_det, jnp.abs(vmap_events(bijector.forward, axes)(params, z, context) - x).max()
+
+
+def _with_key(direction):
+    """One draw of the probes for all events, where the log-determinant is an estimate."""
+    return functools.partial(direction, key=jax.random.key(0))
 
 
 def _warnings(layers: list[LayerHealth], log_det_error: float, round_trip: float) -> Iterator[str]:

@@ -2,3 +2,5 @@
 
 from genmod.models.base import Model as Model
 from genmod.models.flow import Flow as Flow
+from genmod.models.flow_matching import FlowMatching as FlowMatching, Reflow as Reflow
+from genmod.models.pushforward import Pushforward as Pushforward

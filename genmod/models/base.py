@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from genmod.base import Array, Context, Description, Key, Likelihood, Params, Shape, check_context, check_event
+from genmod.base import Array, Context, Description, Key, Likelihood, Params, Shape, check_context, check_event, vmap_events
 from genmod.keys import check_key
 
 
@@ -105,7 +105,7 @@ def _sample(model, num, params, key, context):
 
 
 def vmap_blocks(fn: Callable, *batched: Any, size: int = 1_000) -> Any:
-    """`vmap(fn)` over the leading axis, on CPU in blocks of about `size` rows, which stay in the cache (1.5 times faster).
+    """`vmap_events(fn)` over the leading axis, on CPU in blocks of about `size` rows, which stay in the cache (1.5 times faster).
 
     None among the arguments is passed on as it is.
     """
@@ -113,14 +113,14 @@ def vmap_blocks(fn: Callable, *batched: Any, size: int = 1_000) -> Any:
     num = next(a.shape[0] for a in batched if a is not None)
     num_blocks = max(1, round(num / size)) if jax.default_backend() == "cpu" else 1
     if num_blocks == 1:
-        return jax.vmap(fn, axes)(*batched)
+        return vmap_events(fn, axes)(*batched)
     rows = -(-num // num_blocks)
     padding = num_blocks * rows - num  # filled with the first rows, cut off again below
 
     def blocks(a):
         return jnp.concatenate([a, a[:padding]]).reshape(num_blocks, rows, *a.shape[1:])
 
-    out = jax.lax.map(lambda block: jax.vmap(fn, axes)(*block), jax.tree.map(blocks, batched))
+    out = jax.lax.map(lambda block: vmap_events(fn, axes)(*block), jax.tree.map(blocks, batched))
     return jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:])[:num], out)
 
 

@@ -11,6 +11,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from experiments.benchmarks.peers.serve import Unsupported as Unsupported
+
 OPERATIONS = ("train", "log_prob", "sample")
 
 BATCH_SIZE = 1024
@@ -21,10 +23,6 @@ GRID_LIMIT = 5.0
 FIT_BATCH_SIZE = 256
 FIT_VALIDATION = 1_000
 FIT_STEPS_PER_EPOCH = (NUM_POINTS - FIT_VALIDATION) // FIT_BATCH_SIZE
-
-
-class Unsupported(Exception):
-    """The library does not offer what the cell asks for; the table shows n/a."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,59 +1,28 @@
-"""One library in one process: requests in, answers out, one JSON object a line.
+"""One library and its flows in one process, asked by `flows` through `serve`.
 
-    python -m experiments.benchmarks.peers.worker LIBRARY
-
-The first line out is the library's version, or the reason why it cannot be measured.
-A request {"do": name, ...} is answered by {"ok": result}, {"unsupported": reason} or
-{"error": reason}. A time is a pair [CPU seconds of this process, wall seconds].
+python -m experiments.benchmarks.peers.worker LIBRARY
 """
 
-import importlib
-import importlib.metadata
-import json
-import math
-import os
 import sys
-import time
-import traceback
 from collections.abc import Callable
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 
 from experiments.benchmarks.peers import base
-
-
-def _timed(call: Callable[[], Any]) -> tuple[float, float]:
-    """CPU and wall seconds of one call."""
-    cpu, wall = time.process_time(), time.perf_counter()
-    call()
-    return time.process_time() - cpu, time.perf_counter() - wall
-
-
-def _finite(x: Any) -> float | None:
-    """A float, or None where it is not finite (JSON has no NaN)."""
-    return float(x) if math.isfinite(float(x)) else None
-
-
-def _set_threads() -> None:
-    """One thread for PyTorch where it is in use; the environment does the rest."""
-    torch = sys.modules.get("torch")
-    if torch is not None:
-        torch.set_num_threads(1)
-        torch.set_num_interop_threads(1)
+from experiments.benchmarks.peers.serve import finite, forget_compiled, serve, timed
 
 
 class Session:
     """The library's current flow, its data, and what can be asked of it."""
 
-    def __init__(self, library: str) -> None:
-        self.adapter = importlib.import_module(f"experiments.benchmarks.peers.{library}")
-        _set_threads()
+    def __init__(self, adapter: ModuleType) -> None:
+        self.adapter = adapter
 
     def prepare(self, cell: dict) -> dict:
         """Build a flow and its data, dropping the last one and all that was compiled."""
-        if "jax" in sys.modules:
-            sys.modules["jax"].clear_caches()
+        forget_compiled()
         self.cell = base.Cell(**cell)
         self.flow: base.Flow = self.adapter.build(self.cell)
         self.num_steps = 0
@@ -65,12 +34,12 @@ class Session:
 
     def first(self, op: str) -> dict:
         """The first call of an operation and the second: their difference is compilation."""
-        return {"first": _timed(self._call(op)), "second": _timed(self._call(op))}
+        return {"first": timed(self._call(op)), "second": timed(self._call(op))}
 
     def run(self, op: str, calls: int) -> list[tuple[float, float]]:
         """Times of some calls, one by one."""
         call = self._call(op)
-        return [_timed(call) for _ in range(calls)]
+        return [timed(call) for _ in range(calls)]
 
     def quality(self, num_steps: int) -> dict:
         """Train to `num_steps` steps, then ask whether this is a density and a bijection.
@@ -82,7 +51,7 @@ class Session:
             self._train()
         wide = base.uniform(3, base.NUM_POINTS, self.cell.dim, 10.0)
         return {
-            "nll_nats": _finite(-np.mean(np.asarray(self.flow.log_prob(self.points), np.float64))),
+            "nll_nats": finite(-np.mean(np.asarray(self.flow.log_prob(self.points), np.float64))),
             "mass": self._mass() if self.cell.dim == 2 else None,
             "inverse_error_data": self._inverse_error(self.test),
             "inverse_error_wide": self._inverse_error(wide),
@@ -97,7 +66,7 @@ class Session:
 
     def epochs(self, num: int) -> tuple[float, float]:
         """Time of one call of the training loop."""
-        return _timed(lambda: self.fit(num))
+        return timed(lambda: self.fit(num))
 
     def _call(self, op: str) -> Callable[[], Any]:
         if op == "train":
@@ -112,57 +81,15 @@ class Session:
 
     def _mass(self) -> float | None:
         log_prob = np.asarray(self.flow.log_prob(self.flow.array(base.grid())), np.float64)
-        return _finite(np.exp(log_prob).sum() * (2 * base.GRID_LIMIT) ** 2 / base.NUM_POINTS)
+        return finite(np.exp(log_prob).sum() * (2 * base.GRID_LIMIT) ** 2 / base.NUM_POINTS)
 
     def _inverse_error(self, x: np.ndarray) -> float | None:
         try:
             back = np.asarray(self.flow.round_trip(self.flow.array(x)))
         except AssertionError:  # the spline inverse of nflows and normflows refuses this way
             return None
-        return _finite(np.abs(back - x).max())
-
-
-def _answer(session: Session, request: dict) -> dict:
-    """Do what is asked; a failure is an answer, not the end of the process."""
-    methods = {
-        "prepare": session.prepare,
-        "first": session.first,
-        "run": session.run,
-        "quality": session.quality,
-        "start_fit": session.start_fit,
-        "epochs": session.epochs,
-    }
-    try:
-        return {"ok": methods[request.pop("do")](**request)}
-    except base.Unsupported as reason:
-        return {"unsupported": str(reason)}
-    except Exception as error:
-        traceback.print_exc()
-        return {"error": f"{type(error).__name__}: {error}".splitlines()[0]}
-
-
-def main(library: str) -> None:
-    """Serve requests until standard input ends. Whatever libraries print goes to stderr."""
-    out = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)
-
-    def put(answer: dict) -> None:
-        out.write(json.dumps(answer) + "\n")
-        out.flush()
-
-    try:
-        session = Session(library)
-    except ImportError as error:
-        put({"unsupported": f"{type(error).__name__}: {error}"})
-        return
-    try:
-        version = importlib.metadata.version(library)
-    except importlib.metadata.PackageNotFoundError:
-        version = "source tree"
-    put({"ok": version})
-    for line in sys.stdin:
-        put(_answer(session, json.loads(line)))
+        return finite(np.abs(back - x).max())
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    serve(f"experiments.benchmarks.peers.{sys.argv[1]}", Session)

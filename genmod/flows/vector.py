@@ -1,4 +1,4 @@
-"""The published flows, each a few lines that choose parts. All return a `Flow`: exact log_prob, exact samples.
+"""Flows on vectors made of layers, each a few lines that choose parts. All return a `Flow`: exact log_prob, exact samples.
 
 Common arguments: `event_shape` (D,) of a vector; `num_layers`; `hidden_sizes` and `activation` of the networks;
 `context_shape` for a conditional flow; `base`, a `gm.densities.Density` or a `distrax.Distribution` (None: standard

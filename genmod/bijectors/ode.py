@@ -1,0 +1,130 @@
+"""Continuous normalizing flows: the flow map of an ordinary differential equation as a bijector.
+
+    dx/dt = v(x, t, context),  x(0) = z the latent event,  x(1) = x the data event
+    log |det dx/dz| = int_0^1 div v(x(t), t) dt,      div v = tr dv/dx
+
+(Chen et al. 2018, arXiv:1806.07366, eq. 8: the instantaneous change of variables.) Time runs from noise at t = 0 to data at
+t = 1; the inverse integrates the same field from 1 to 0. Map and log-determinant are solved together, and both are as
+accurate as the integrator's tolerances.
+"""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from genmod import nets
+from genmod.base import Array, Context, InfoBijector, Key, Likelihood, Params, Shape
+from genmod.divergence import DivergenceEstimator, Exact
+from genmod.ode import Adaptive, Integrator
+
+KINETIC_ENERGY = "kinetic_energy"
+JACOBIAN_NORM = "jacobian_norm"
+
+
+@dataclasses.dataclass(frozen=True)
+class CNF(InfoBijector):
+    """The flow map of a vector field, from t = 0 (latent) to t = 1 (data); an event of any shape.
+
+    Attributes:
+      field: a Flax Linen module v(x, t) -> array of the shape of x, or v(x, t, context) with a context; t is a scalar.
+      integrator: `ode.Adaptive` or `ode.FixedSteps`.
+      divergence: `Exact()`, or `Hutchinson` or `HutchPlusPlus`, which make the log-determinant an estimate that wants a key.
+      context_shape: shape of the context, None without one.
+      track: integrals along the path to report in the info, the regularisers of RNODE (Finlay et al. 2020, arXiv:2002.02798,
+        eqs. 5, 8): "kinetic_energy", int |v|^2 dt, and "jacobian_norm", int |dv/dx|_F^2 dt (estimated with the
+        divergence's own probes). They do not influence the steps.
+
+    Its info holds what the integrator reports; with several probes also "log_det_variance", that of the mean over them.
+    Raises ValueError for a field whose output has another shape than its input, and for an estimate without a key.
+    """
+
+    field: Any
+    integrator: Integrator = Adaptive()
+    divergence: DivergenceEstimator = Exact()
+    context_shape: Shape | None = None
+    track: tuple[str, ...] = ()
+
+    def __post_init__(self):
+        super().__post_init__()
+        for name, kind in (("integrator", Integrator), ("divergence", DivergenceEstimator)):
+            if not isinstance(getattr(self, name), kind):
+                raise TypeError(f"{name} must be a {kind.__name__}, got {getattr(self, name)!r}")
+        unknown = set(self.track) - {KINETIC_ENERGY, JACOBIAN_NORM}
+        if unknown:
+            raise ValueError(f"track must name {KINETIC_ENERGY!r} or {JACOBIAN_NORM!r}, got {sorted(unknown)}")
+
+    @property
+    def likelihood(self):
+        return Likelihood.EXACT if self.divergence.exact else Likelihood.ESTIMATE
+
+    def velocity(self, params: Params, x: Array, t: Array, context: Context = None, **options: Any) -> Array:
+        """v(x, t, context) of one event at one time t; `options` go to the module as keywords."""
+        inputs = (x, t) if context is None else (x, t, context)
+        velocity = nets.apply(self.field, params, *inputs, **options)
+        if velocity.shape != x.shape:
+            raise ValueError(f"the field must return the shape of its input, {x.shape}; {self.field} gave {velocity.shape}")
+        return velocity.astype(x.dtype)
+
+    def trajectory(self, params: Params, z: Array, context: Context = None, *, num_times: int = 20) -> Array:
+        """The path of one latent event to the data, (num_times,) + event shape, at equally spaced times 0 .. 1."""
+
+        def field(t, x, params, context):
+            return self.velocity(params, x, t, context)
+
+        return self.integrator.trajectory(field, z, params, context, num_times=num_times)
+
+    def _init(self, key, x, context):
+        time = jnp.zeros((), x.dtype)
+        inputs = (x[0], time) if context is None else (x[0], time, context[0])
+        params = nets.init(self.field, key, *inputs)
+        jax.eval_shape(lambda: self.velocity(params, x[0], time, None if context is None else context[0]))
+        return params
+
+    def _forward_with_info(self, params, z, context, key, log_det):
+        return self._transport(params, z, context, key, log_det, t0=0.0, t1=1.0)
+
+    def _inverse_with_info(self, params, x, context, key, log_det):
+        return self._transport(params, x, context, key, log_det, t0=1.0, t1=0.0)
+
+    def _transport(self, params: Params, event: Array, context: Context, key: Key | None, log_det: bool, t0: float, t1: float):
+        divergence = self.divergence
+        wants_jacobian = log_det or JACOBIAN_NORM in self.track
+        if wants_jacobian and key is None and not divergence.exact:
+            raise ValueError(f"{type(divergence).__name__} estimates the log-determinant: pass key=...")
+        dtype = jnp.promote_types(event.dtype, jnp.float32)
+        probes = divergence.probes(key, event.shape, dtype) if wants_jacobian and key is not None else None
+
+        def field(t, state, params, each):
+            x, *_ = state
+            context, probes = each
+            if not wants_jacobian:
+                value = self.velocity(params, x, t, context)
+                return value, (), self._tracked(value, None)
+            value, estimates, squared_norm = divergence(lambda x: self.velocity(params, x, t, context), x, probes)
+            return value, estimates if log_det else (), self._tracked(value, squared_norm)
+
+        start = (
+            event.astype(dtype),
+            jnp.zeros(divergence.num_estimates, dtype) if log_det else (),
+            {name: jnp.zeros((), dtype) for name in self.track},
+        )
+        end, info = self.integrator.solve(
+            field, start, params, (context, probes), t0=t0, t1=t1, controlled=lambda s: (s[0], _mean_last(s[1]))
+        )
+        x, estimates, tracked = end
+        info |= {name: jnp.abs(value) for name, value in tracked.items()}  # positive in either direction
+        if not log_det:
+            return x.astype(event.dtype), jnp.zeros((), dtype), info
+        if not divergence.exact and divergence.num_estimates > 1:
+            info["log_det_variance"] = jnp.var(estimates, ddof=1) / divergence.num_estimates
+        return x.astype(event.dtype), jnp.mean(estimates), info
+
+    def _tracked(self, value, squared_norm):
+        integrands = {KINETIC_ENERGY: jnp.sum(value**2), JACOBIAN_NORM: squared_norm}
+        return {name: integrands[name] for name in self.track}
+
+
+def _mean_last(estimates):
+    return jnp.mean(estimates, -1) if isinstance(estimates, jax.Array) else ()

@@ -1,0 +1,17 @@
+"""The published flows: builders that choose parts and return a Model with `.bijector` and `.base`."""
+
+from genmod.flows.continuous import ffjord as ffjord, flow_matching as flow_matching
+from genmod.flows.vector import (
+    affine as affine,
+    autoregressive_spline_flow as autoregressive_spline_flow,
+    glow_1d as glow_1d,
+    inverse_autoregressive_flow as inverse_autoregressive_flow,
+    masked_autoregressive_flow as masked_autoregressive_flow,
+    neural_autoregressive_flow as neural_autoregressive_flow,
+    neural_spline_flow as neural_spline_flow,
+    nice as nice,
+    planar_flow as planar_flow,
+    radial_flow as radial_flow,
+    real_nvp as real_nvp,
+    sylvester_flow as sylvester_flow,
+)

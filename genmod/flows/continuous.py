@@ -1,0 +1,97 @@
+"""Continuous flows: one vector field, trained by maximum likelihood (`ffjord`) or by regression (`flow_matching`).
+
+Equal arguments give equal fields: the parameters of one are those of the other, so that a run may begin with the one loss and
+end with the other. Common arguments: `event_shape`; `hidden_sizes`, `activation` and `conditioning` of the `nets.VelocityMLP`
+(or a Linen module of your own, `field`); `context_shape` for a conditional flow; `base`, a `gm.densities.Density` or a
+`distrax.Distribution` (None: standard normal); `integrator` and `divergence`; `standardize`, whether the data are standardised
+by a fixed layer inside the model, so that densities are those of the user's data.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+
+from genmod import nets
+from genmod.base import Array, Shape, check_positive
+from genmod.bijectors import CNF, Chain, Repeat, Standardize
+from genmod.bijectors.ode import JACOBIAN_NORM, KINETIC_ENERGY
+from genmod.densities import Normal, as_density
+from genmod.divergence import DivergenceEstimator, Exact
+from genmod.models.flow import Flow
+from genmod.models.flow_matching import FlowMatching
+from genmod.ode import Adaptive, Integrator
+from genmod.paths import OptimalTransport, Path
+from genmod.transport import Coupling, Independent
+
+
+def ffjord(
+    event_shape: Shape,
+    num_layers: int = 1,
+    *,
+    hidden_sizes: Sequence[int] = (64, 64, 64),
+    activation: Callable[[Array], Array] = jnp.tanh,
+    conditioning: Literal["concat", "concat_squash"] = "concat",
+    field: Any = None,
+    divergence: DivergenceEstimator = Exact(),
+    integrator: Integrator = Adaptive(),
+    kinetic_energy: float | None = None,
+    jacobian_norm: float | None = None,
+    context_shape: Shape | None = None,
+    base: Any = None,
+    standardize: bool = True,
+    dtype: Any = None,
+) -> Flow:
+    """FFJORD: `num_layers` neural ODEs in a row, by maximum likelihood (Grathwohl et al. 2018, arXiv:1810.01367).
+
+    `kinetic_energy` and `jacobian_norm` weigh RNODE's regularisers int |v|^2 dt and int |dv/dx|_F^2 dt in the loss (Finlay et
+    al. 2020, arXiv:2002.02798); 0.0 reports them without a penalty, None leaves them out.
+    """
+    check_positive(num_layers=num_layers)
+    weights = {KINETIC_ENERGY: kinetic_energy, JACOBIAN_NORM: jacobian_norm}
+    penalties = tuple((name, float(weight)) for name, weight in weights.items() if weight is not None)
+    field = field or nets.VelocityMLP(tuple(hidden_sizes), activation, conditioning, dtype=dtype)
+    cnf = CNF(field, integrator, divergence, context_shape, tuple(name for name, _ in penalties))
+    layers = cnf if num_layers == 1 else Repeat(cnf, num_layers)
+    return Flow(_outwards(layers, standardize), as_density(base, tuple(event_shape)), penalties)
+
+
+def flow_matching(
+    event_shape: Shape,
+    *,
+    path: Path = OptimalTransport(),
+    coupling: Coupling = Independent(),
+    hidden_sizes: Sequence[int] = (256, 256, 256),
+    activation: Callable[[Array], Array] = jax.nn.silu,
+    conditioning: Literal["concat", "concat_squash"] = "concat",
+    field: Any = None,
+    divergence: DivergenceEstimator = Exact(),
+    integrator: Integrator = Adaptive(),
+    context_dropout: float = 0.0,
+    guidance: float = 1.0,
+    track_energy: bool = False,
+    context_shape: Shape | None = None,
+    base: Any = None,
+    standardize: bool = True,
+    dtype: Any = None,
+) -> FlowMatching:
+    """Flow matching along `path` with the ends joined by `coupling` (Lipman et al. 2022, arXiv:2210.02747).
+
+    `path=paths.Linear()` with `transport.ExactAssignment()` or `Sinkhorn()` is OT-CFM, with `Independent()` I-CFM and rectified
+    flow. Every draw of a `base` other than the normal one may be a source (None: the normal that the path wants).
+    `context_dropout` > 0 trains for classifier-free `guidance`, whose weight `dataclasses.replace` of the built model's field
+    may change afterwards. `track_energy` reports int |v|^2 dt of every sample in `sample_with_info`.
+    """
+    field = field or nets.VelocityMLP(tuple(hidden_sizes), activation, conditioning, dtype=dtype)
+    if context_dropout or guidance != 1.0:
+        field = nets.Guided(field, guidance)
+    cnf = CNF(field, integrator, divergence, context_shape, (KINETIC_ENERGY,) if track_energy else ())
+    if base is None and path.source_scale is not None:
+        base = Normal(tuple(event_shape), path.source_scale)
+    bijector = _outwards(cnf, standardize)
+    return FlowMatching(bijector, as_density(base, tuple(event_shape)), path, coupling, context_dropout)
+
+
+def _outwards(layers, standardize: bool) -> Chain:
+    return Chain((layers, *((Standardize(),) if standardize else ())))
