@@ -22,7 +22,7 @@ from genmod.base import Array, Description, Key, Shape, check_positive
 
 VectorField = Callable[[Array], Array]
 
-# Up to so many dimensions a loop of jvp is faster on CPU than one linearisation mapped over the unit vectors.
+# Up to so many products a loop is faster on CPU than one batch of them, which is compiled once whatever their number.
 _LOOP = 8
 
 
@@ -153,10 +153,9 @@ class HutchPlusPlus(DivergenceEstimator):
 
 def _products(field: VectorField, x: Array, directions: Array) -> tuple[Array, Array]:
     """v(x), and J e for every direction, (K,) + event shape."""
+    value, product = jax.linearize(field, x)  # one pass for v, shared by all products
     if directions.shape[0] <= _LOOP:
-        pairs = [jax.jvp(field, (x,), (e,)) for e in directions]
-        return pairs[0][0], jnp.stack([product for _, product in pairs])
-    value, product = jax.linearize(field, x)
+        return value, jnp.stack([product(e) for e in directions])
     return value, jax.vmap(product)(directions)
 
 

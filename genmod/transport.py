@@ -233,7 +233,8 @@ class Independent(Coupling):
 class ExactAssignment(Coupling):
     """The permutation of least cost, on the host (`assignment`): both marginals exact. Uses no key.
 
-    Some 4 ms at n = 256, 12 at 512, 80 at 1,024, about n^2.3. For `context_weight` see `Coupling`. Raises ValueError where it is negative.
+    Some 4 ms at n = 256, 12 at 512, 80 at 1,024, about n^2.3. For `context_weight` see `Coupling`.
+    Raises ValueError where it is negative.
     """
 
     context_weight: float = 0.0
