@@ -93,10 +93,14 @@ def training(
 
 
 def lines(path: Path, x: Any, curves: dict[str, Any], *, xlabel: str, ylabel: str, title: str = "", log: bool = False) -> None:
-    """Named curves over one axis; the first is drawn as the reference, in black. `log`: both axes logarithmic."""
+    """Named curves over one axis; the first is drawn as the reference, in black. `log`: both axes logarithmic.
+
+    x: what all curves stand over; None where each curve is a pair (x, y) of its own.
+    """
     figure, axis = _pyplot().subplots(figsize=(7, 4), constrained_layout=True)
-    for i, (name, y) in enumerate(curves.items()):
-        axis.plot(x, y, label=name, color="black" if i == 0 else f"C{i - 1}", linewidth=1.5)
+    for i, (name, curve) in enumerate(curves.items()):
+        pair = curve if x is None else (x, curve)
+        axis.plot(*pair, label=name, color="black" if i == 0 else f"C{i - 1}", linewidth=1.5)
     axis.set(xlabel=xlabel, ylabel=ylabel, title=title)
     if log:
         axis.set(xscale="log", yscale="log")
