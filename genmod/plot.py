@@ -136,7 +136,9 @@ def vector_field(
     figure, axes = _pyplot().subplots(1, len(times), figsize=size, squeeze=False, constrained_layout=True)
     for axis, t, field in zip(axes[0], times, fields, strict=True):
         speed = np.linalg.norm(field, axis=1)
-        arrows = axis.quiver(*grid.T, *(field / (speed[:, None] + 1e-12)).T, speed, cmap="viridis", angles="xy", pivot="mid")
+        arrows = axis.quiver(
+            *grid.T, *(field / (speed[:, None] + 1e-12)).T, speed, cmap="viridis", angles="xy", pivot="mid", scale=28, width=0.006
+        )
         figure.colorbar(arrows, ax=axis, label="speed", shrink=0.8)
         axis.set(title=f"t = {t:g}", aspect="equal", xlim=(low[0], high[0]), ylim=(low[1], high[1]))
     figure.suptitle(title)

@@ -30,7 +30,7 @@ import jax
 
 from genmod.base import describe
 
-_PACKAGES = ("genmod-jax", "jax", "jaxlib", "flax", "optax", "distrax", "orbax-checkpoint", "numpy")
+_PACKAGES = ("genmod-jax", "jax", "jaxlib", "flax", "optax", "distrax", "diffrax", "orbax-checkpoint", "numpy")
 
 
 class Run(NamedTuple):

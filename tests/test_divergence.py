@@ -73,7 +73,7 @@ def test_exact_is_the_trace_of_the_jacobian(shape, x64):
     np.testing.assert_allclose(found.squared_norm, np.sum(jacobian**2), rtol=1e-12)
 
 
-@pytest.mark.parametrize("num_probes", [1, 4, 10])
+@pytest.mark.parametrize("num_probes", [1, 10])
 @pytest.mark.parametrize("distribution", ["rademacher", "normal"])
 def test_hutchinson_has_the_mean_and_variance_of_theory(distribution, num_probes, key, x64):
     x = jnp.arange(6.0)
@@ -137,9 +137,7 @@ def test_a_jacobian_of_zero(estimator, key):
     assert jnp.isfinite(by_scale)
 
 
-@pytest.mark.parametrize(
-    "estimator", [Hutchinson(), Hutchinson(2, "normal"), HutchPlusPlus(2)], ids=["rademacher", "normal", "hutch_plus_plus"]
-)
+@pytest.mark.parametrize("estimator", [Hutchinson(2, "normal"), HutchPlusPlus(2)], ids=["hutchinson", "hutch_plus_plus"])
 def test_gradients_of_the_estimate_are_unbiased(estimator, key, x64):
     """In the parameters and in x, of a nonlinear field."""
     x, matrix = jnp.asarray(np.random.default_rng(4).standard_normal(4)), jnp.asarray(MATRIX[:4, :4])
@@ -174,7 +172,9 @@ def estimated_flow(divergence):
     return flow, jax.tree.map(lambda p: p + np.float32(0.5) * rng.standard_normal(p.shape).astype(np.float32), params), x
 
 
-@pytest.mark.parametrize("divergence", [Hutchinson(8), HutchPlusPlus(1, 8)], ids=lambda d: type(d).__name__)
+@pytest.mark.parametrize(
+    "divergence", [Hutchinson(8), pytest.param(HutchPlusPlus(1, 8), marks=pytest.mark.slow)], ids=lambda d: type(d).__name__
+)
 def test_log_prob_reports_its_own_standard_error(divergence, key):
     """The spread of the estimates over keys is the standard error that each of them reports, about the exact value."""
     flow, params, x = estimated_flow(divergence)

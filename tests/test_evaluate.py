@@ -43,6 +43,36 @@ def test_evaluate_refuses_what_is_not_finite():
         gm.evaluate(flow, params, jnp.array([[0.5], [1.5]]))
 
 
+@dataclasses.dataclass(frozen=True)
+class SometimesUnsolved(gm.Bijector):
+    """The identity, whose inverse does not arrive beyond 1."""
+
+    def _init(self, key, x, context):
+        return {}
+
+    def _forward(self, params, z, context):
+        return z, 0.0
+
+    def _inverse(self, params, x, context):
+        return x, jnp.where(x[0] > 1, jnp.nan, 0.0)
+
+
+def test_evaluate_leaves_out_and_counts_a_share_of_failures():
+    flow = gm.models.Flow(SometimesUnsolved(), gm.densities.Normal((1,)))
+    params, x = {"bijector": {}}, jnp.array([[0.0], [2.0], [-1.0], [0.5]])
+    for max_failed in (0.0, 0.2):
+        with pytest.raises(ValueError, match=r"not finite for 1 of 4 events \(1 of them NaN\).*max_failed"):
+            gm.evaluate(flow, params, x, max_failed=max_failed)
+    found = gm.evaluate(flow, params, x, max_failed=0.25, true_log_prob=lambda x: jax.scipy.stats.norm.logpdf(x[:, 0]) + x[:, 0])
+    solved = np.array([0.0, -1.0, 0.5])
+    assert found["num_failed"] == 1
+    assert found["nll_nats"] == pytest.approx(np.mean(0.5 * solved**2 + 0.5 * np.log(2 * np.pi)), rel=1e-6)
+    assert found["gap_nats"] == pytest.approx(solved.mean(), rel=1e-5)  # paired with the same events
+    assert "num_failed" not in gm.evaluate(flow, params, x[2:], max_failed=0.25)
+    with pytest.raises(ValueError, match="not finite for 2 of 5"):  # infinite is outside the support, not unsolved
+        gm.evaluate(flow, params, jnp.concatenate([x, jnp.array([[-jnp.inf]])]), max_failed=0.9)
+
+
 def test_health_measures_slopes_tails_and_round_trips(key):
     spline = Elementwise(RationalQuadraticSpline(4, bound=1.0))
     bijector = Chain((Repeat(Chain((spline,)), 2), DiagonalAffine()))

@@ -17,7 +17,17 @@ from genmod.models import base as model_base
 pytestmark = pytest.mark.usefixtures("quick_compile")
 by_name = pytest.mark.parametrize("name", FLOWS)
 CONDITIONAL = [name for name in FLOWS if name != "affine"]
-SLOW = {"neural_autoregressive_flow", "autoregressive_spline_flow", "sylvester_flow_householder", "sylvester_flow_triangular"}
+CONTINUOUS = {"ffjord", "flow_matching"}  # test_flow_matching.py has cheaper tests of the same
+SLOW = {
+    "neural_autoregressive_flow",
+    "autoregressive_spline_flow",
+    "sylvester_flow_householder",
+    "sylvester_flow_triangular",
+    *CONTINUOUS,
+}
+by_name_continuous_slow = pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[pytest.mark.slow] * (n in CONTINUOUS)) for n in FLOWS]
+)
 by_name_some_slow = pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n in SLOW)) for n in FLOWS])
 
 
@@ -71,7 +81,7 @@ def test_every_builder_is_in_the_registry():
 # --- densities ---------------------------------------------------------------------------------------------------------------
 
 
-@by_name
+@by_name_continuous_slow
 def test_integrates_to_one_on_the_line(name, key):
     flow, params, _, _ = built(name, 1)
     points, cell = grid(20_000, params, flow, key)

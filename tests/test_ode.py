@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.linalg
 
 import genmod as gm
 from genmod.base import describe, vmap_events
@@ -75,44 +76,53 @@ def assert_close(found, wanted, tolerance=1e-8):
     jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=tolerance, atol=tolerance), found, wanted)
 
 
-@pytest.mark.parametrize("name", [n for n in INTEGRATORS if n not in ("checkpointed", "implicit")])  # those with gradients below
+def linear_names(quick):
+    return pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n not in quick)) for n in INTEGRATORS])
+
+
+@linear_names({"adaptive_dopri8"})
 def test_linear_field_is_the_matrix_exponential(name, x64):
     x = batch()
     z, log_det = jax.jit(vmap_events(CNF(Linear(), INTEGRATORS[name]).inverse_and_log_det, (None, 0)))(linear_params(), x)
-    assert_close(z, x @ jax.scipy.linalg.expm(-MATRIX).T)
+    assert_close(z, x @ scipy.linalg.expm(-MATRIX).T)
     assert_close(log_det, jnp.full(3, -np.trace(MATRIX)))
 
 
-@pytest.mark.parametrize("name", ["adaptive_dopri5", "fixed_rk4"])
-def test_linear_field_forwards(name, x64):
-    z = batch()
-    x, log_det = jax.jit(vmap_events(CNF(Linear(), INTEGRATORS[name]).forward_and_log_det, (None, 0)))(linear_params(), z)
-    assert_close(x, z @ jax.scipy.linalg.expm(MATRIX).T)
+def test_linear_field_forwards(x64):
+    z, cnf = batch(), CNF(Linear(), INTEGRATORS["adaptive_dopri5"])
+    x, log_det = jax.jit(vmap_events(cnf.forward_and_log_det, (None, 0)))(linear_params(), z)
+    assert_close(x, z @ scipy.linalg.expm(MATRIX).T)
     assert_close(log_det, jnp.full(3, np.trace(MATRIX)))
 
 
-QUICK = {"fixed_dopri5", "fixed_rk4", "adaptive_dopri5"}
-
-
-@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n not in QUICK)) for n in INTEGRATORS])
+@linear_names({"fixed_dopri5", "fixed_rk4"})
 def test_gradients_of_a_linear_field(name, x64):
-    cnf = CNF(Linear(), INTEGRATORS[name])
+    cnf, x = CNF(Linear(), INTEGRATORS[name]), batch()
 
-    def solved(params, x):
+    def value(params, x):
         z, log_det = vmap_events(cnf.inverse_and_log_det, (None, 0))(params, x)
-        return jnp.sin(z).sum() + jnp.sum(log_det * x[:, 0])
+        return jnp.sin(z).sum() + jnp.sum(log_det * x[:, 0]), (z, log_det)
 
-    def closed(params, x):
+    gradient, (z, log_det) = jax.jit(jax.grad(value, (0, 1), has_aux=True))(linear_params(), x)
+    assert_close(z, x @ scipy.linalg.expm(-MATRIX).T)
+    assert_close(log_det, jnp.full(3, -np.trace(MATRIX)))
+    assert_close(gradient, closed_gradient())
+
+
+@functools.cache
+def closed_gradient():
+    def value(params, x):
         z = x @ jax.scipy.linalg.expm(-params["matrix"]).T
         return jnp.sin(z).sum() - jnp.trace(params["matrix"]) * x[:, 0].sum()
 
-    assert_close(*(jax.jit(jax.grad(value, (0, 1)))(linear_params(), batch()) for value in (solved, closed)))
+    return jax.tree.map(np.asarray, jax.jit(jax.grad(value, (0, 1)))(linear_params(), batch()))
 
 
+@pytest.mark.slow
 def test_forward_mode_through_an_adaptive_solve(x64):
     cnf = CNF(Linear(), Adaptive(diffrax.Dopri8(), adjoint=diffrax.ForwardMode(), **SHARP))
     jacobian = jax.jit(jax.jacfwd(lambda z: cnf.forward(linear_params(), z)))(batch()[0])
-    np.testing.assert_allclose(jacobian, jax.scipy.linalg.expm(MATRIX), rtol=1e-8)
+    np.testing.assert_allclose(jacobian, scipy.linalg.expm(MATRIX), rtol=1e-8)
 
 
 @pytest.mark.parametrize("integrator", [Adaptive(), FixedSteps(8)], ids=["adaptive", "fixed"])
@@ -171,6 +181,7 @@ def test_fixed_steps_are_those_of_diffrax(solver, x64):
     jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-13), one, other)
 
 
+@pytest.mark.slow
 def test_explicit_solvers_that_are_not_runge_kutta(x64):
     """The reversible Heun method goes through Diffrax: of second order, in either direction."""
     errors = jax.jit(lambda: jnp.stack([known_error(FixedSteps(n, diffrax.ReversibleHeun()), 1.0, 0.0)[0] for n in (32, 64)]))()
@@ -179,12 +190,13 @@ def test_explicit_solvers_that_are_not_runge_kutta(x64):
     assert info["num_steps"] == 32 and info["failed_solves"] == 0 and "nfe" not in info
 
 
+@pytest.mark.slow
 def test_implicit_solvers(x64):
     """On v = A x at a rate for which Dopri5 takes hundreds of steps."""
     stiff, y0 = jnp.array([[-1_000.0, 1.0], [0.0, -1.0]]), jnp.array([1.0, -2.0])
     integrator = Adaptive(diffrax.Kvaerno5(), rtol=1e-8, atol=1e-8)
     end, info = jax.jit(lambda a: integrator.solve(lambda t, y, a, each: a @ y, y0, a))(stiff)
-    np.testing.assert_allclose(end, jax.scipy.linalg.expm(stiff) @ y0, atol=1e-7)
+    np.testing.assert_allclose(end, scipy.linalg.expm(np.asarray(stiff)) @ y0, atol=1e-7)
     assert info["num_steps"] < 100 and info["failed_solves"] == 0 and "nfe" not in info
 
 
@@ -228,8 +240,8 @@ def test_trajectory_of_a_cnf_ends_at_its_image():
     path = jax.jit(vmap_events(functools.partial(cnf.trajectory, num_times=4), (None, 0)))(linear_params(z.dtype), z)
     assert path.shape == (4, 4, 2)
     np.testing.assert_allclose(path[:, 0], z)
-    np.testing.assert_allclose(path[:, -1], z @ jax.scipy.linalg.expm(jnp.asarray(MATRIX, z.dtype)).T, rtol=1e-4, atol=1e-5)
-    third = z @ jax.scipy.linalg.expm(jnp.asarray(MATRIX / 3, z.dtype)).T
+    np.testing.assert_allclose(path[:, -1], z @ scipy.linalg.expm(MATRIX).T, rtol=1e-4, atol=1e-5)
+    third = z @ scipy.linalg.expm(MATRIX / 3).T
     np.testing.assert_allclose(path[:, 1], third, rtol=1e-4, atol=1e-5)
 
 
@@ -250,7 +262,14 @@ def counted(integrator, start=1.0, rate=30.0):
 
 
 @pytest.mark.parametrize(
-    "solver", [diffrax.Dopri5(), diffrax.Tsit5(), diffrax.Heun(), diffrax.Bosh3(), RK4()], ids=lambda s: type(s).__name__
+    "solver",
+    [
+        diffrax.Dopri5(),
+        diffrax.Heun(),
+        RK4(),
+        *(pytest.param(s, marks=pytest.mark.slow) for s in (diffrax.Tsit5(), diffrax.Bosh3())),
+    ],
+    ids=lambda s: type(s).__name__,
 )
 def test_nfe_is_the_number_of_evaluations(solver):
     calls, info = counted(Adaptive(solver, rtol=1e-3, atol=1e-3))
@@ -266,10 +285,10 @@ def test_nfe_when_the_first_step_is_too_large(solver):
     assert 0 <= missed < info["rejected_steps"] and (missed == 0 or solver.tableau.fsal)
 
 
-@pytest.mark.parametrize("solver", [diffrax.Euler(), diffrax.Dopri5(), diffrax.Bosh3(), RK4()], ids=lambda s: type(s).__name__)
+@pytest.mark.parametrize("solver", [diffrax.Euler(), diffrax.Dopri5(), RK4()], ids=lambda s: type(s).__name__)
 def test_nfe_of_fixed_steps(solver):
     calls, info = counted(FixedSteps(10, solver), rate=1.0)
-    assert info["nfe"] == calls == 10 * {diffrax.Euler: 1, diffrax.Dopri5: 6, diffrax.Bosh3: 3, RK4: 4}[type(solver)]
+    assert info["nfe"] == calls == 10 * {diffrax.Euler: 1, diffrax.Dopri5: 6, RK4: 4}[type(solver)]
     assert info["num_steps"] == 10 and info["rejected_steps"] == 0
 
 
@@ -325,7 +344,7 @@ def gradient_of_the_sum(end):
 
 @pytest.mark.parametrize(
     "gradient",
-    [each_gradient(vmap_events), each_gradient(jax.vmap), gradient_of_the_sum],
+    [each_gradient(vmap_events), pytest.param(each_gradient(jax.vmap), marks=pytest.mark.slow), gradient_of_the_sum],
     ids=["vmap_events_of_grad", "vmap_of_grad", "grad_of_vmap_events"],
 )
 def test_gradients_of_one_event_do_not_depend_on_how_it_is_batched(gradient, x64):
@@ -366,7 +385,7 @@ def test_a_trajectory_of_nan_fails_alone():
     z = batch(3).astype(jnp.float32).at[1, 0].set(jnp.nan)
     path = jax.jit(vmap_events(functools.partial(cnf.trajectory, num_times=3), (None, 0)))(params, z)
     assert jnp.isnan(path[1]).all()
-    wanted = z[::2] @ jax.scipy.linalg.expm(params["matrix"]).T
+    wanted = z[::2] @ scipy.linalg.expm(MATRIX).T
     np.testing.assert_allclose(path[::2, -1], wanted, rtol=1e-4, atol=1e-4)
 
 
@@ -417,14 +436,13 @@ def nll_gradient(name):
 @pytest.mark.parametrize(
     "name",
     [
-        "fixed_rk4",
         "adaptive_dopri5",
         "backsolve",
         *(pytest.param(n, marks=pytest.mark.slow) for n in ("direct", "per_example", "checkpointed")),
     ],
 )
 def test_every_adjoint_gives_the_gradient_of_the_likelihood(name, x64):
-    found, wanted = (jax.flatten_util.ravel_pytree(nll_gradient(n))[0] for n in (name, "fixed_dopri5"))
+    found, wanted = (jax.flatten_util.ravel_pytree(nll_gradient(n))[0] for n in (name, "fixed_rk4"))
     assert np.linalg.norm(wanted) > 0.1
     assert np.linalg.norm(found - wanted) < 1e-6 * np.linalg.norm(wanted)
 
@@ -477,6 +495,7 @@ def test_track_integrates_along_the_path(x64):
         np.testing.assert_allclose(info["jacobian_norm"], 3.0, rtol=1e-8)
 
 
+@pytest.mark.slow
 def test_tracking_does_not_change_the_steps():
     z = batch(1).astype(jnp.float32)[0]
     runs = [
@@ -525,9 +544,7 @@ def test_refuses_a_tolerance_that_the_dtype_cannot_reach():
     with pytest.raises(ValueError, match="cannot be reached in float32.*use larger tolerances, or float64"):
         sharp.solve(negative, jnp.ones(2))
     with jax.enable_x64(True):
-        end, info = sharp.solve(negative, jnp.ones(2))
-    np.testing.assert_allclose(end, np.exp(-1.0), rtol=1e-8)
-    assert info["failed_solves"] == 0
+        jax.eval_shape(lambda y: sharp.solve(negative, y), jnp.ones(2))
 
 
 class Wide(nn.Module):
@@ -545,7 +562,7 @@ def test_refuses_an_estimate_without_a_key():
         ESTIMATED.forward_and_log_det(linear_params(jnp.float32), jnp.ones(2))
     np.testing.assert_allclose(  # the map alone needs none
         ESTIMATED.forward(linear_params(jnp.float32), jnp.ones(2)),
-        jax.scipy.linalg.expm(jnp.asarray(MATRIX)) @ jnp.ones(2),
+        scipy.linalg.expm(MATRIX) @ jnp.ones(2),
         rtol=1e-3,
     )
 

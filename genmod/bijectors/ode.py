@@ -94,7 +94,10 @@ class CNF(InfoBijector):
         if wants_jacobian and key is None and not divergence.exact:
             raise ValueError(f"{type(divergence).__name__} estimates the log-determinant: pass key=...")
         dtype = jnp.promote_types(event.dtype, jnp.float32)
-        probes = divergence.probes(key, event.shape, dtype) if wants_jacobian and key is not None else None
+        begin, time = event.astype(dtype), jnp.asarray(t0, dtype)
+        probes = None
+        if wants_jacobian and key is not None:
+            probes = divergence.probes(key, lambda x: self.velocity(params, x, time, context), begin)
 
         def field(t, state, params, each):
             x, *_ = state
@@ -106,7 +109,7 @@ class CNF(InfoBijector):
             return value, estimates if log_det else (), self._tracked(value, squared_norm)
 
         start = (
-            event.astype(dtype),
+            begin,
             jnp.zeros(divergence.num_estimates, dtype) if log_det else (),
             {name: jnp.zeros((), dtype) for name in self.track},
         )
