@@ -61,12 +61,12 @@ class Config:
     """Steps of maximum likelihood."""
     num_matching_steps: int = 5_000
     """Steps of flow matching, alone."""
-    mixed_steps: tuple[int, int] = (3_000, 500)
+    mixed_steps: tuple[int, int] = (8_000, 900)
     """Steps of flow matching, then of maximum likelihood."""
     batch_size: int = 512
     learning_rate: float = 2e-3
     """Peak of a cosine schedule that ends at zero."""
-    finish_learning_rate: float = 1e-3
+    finish_learning_rate: float = 2e-3
     """Of the likelihood part of `mixed`."""
     tolerance: float = 1e-4
     """rtol and atol in training; tests are run at 1e-5."""
