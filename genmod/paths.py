@@ -33,6 +33,11 @@ class Path(Description, abc.ABC):
     times: tuple[float, float] = (0.0, 1.0)
     noisy: bool = False
 
+    def __post_init__(self):
+        super().__post_init__()
+        low_high = len(self.times) == 2 and 0 <= self.times[0] < self.times[1] <= 1
+        _check(low_high, f"times must be (low, high) with 0 <= low < high <= 1, got {self.times}")
+
     @property
     @abc.abstractmethod
     def source_scale(self) -> float | None: ...
@@ -152,10 +157,6 @@ class CustomGaussian(GaussianPath):
     scale_fn: Callable[[Array, Array], Array]
     times: tuple[float, float] = (0.0, 1.0)
 
-    def __post_init__(self):
-        super().__post_init__()
-        _check_times(self.times)
-
     def mean(self, t, x1):
         return self.mean_fn(t, x1)
 
@@ -232,10 +233,6 @@ class CustomInterpolant(Path):
     scale_fn: Callable[[Array], Array] | None = None
     times: tuple[float, float] = (0.0, 1.0)
 
-    def __post_init__(self):
-        super().__post_init__()
-        _check_times(self.times)
-
     @property
     def noisy(self):
         return self.scale_fn is not None
@@ -247,10 +244,6 @@ class CustomInterpolant(Path):
     def interpolate(self, t, x0, x1, noise):
         mean = self.mean_fn(t, x0, x1)
         return mean if self.scale_fn is None else mean + self.scale_fn(t) * noise
-
-
-def _check_times(times: tuple[float, float]) -> None:
-    _check(len(times) == 2 and 0 <= times[0] < times[1] <= 1, f"times must be (low, high) with 0 <= low < high <= 1, got {times}")
 
 
 def _check(condition: bool, message: str) -> None:
