@@ -190,8 +190,8 @@ def row(metrics: dict[str, Any], seconds: float) -> dict[str, Any]:
 def draw(config: Config, run: gm.run.Run, data: gm.data.Dataset, model: gm.models.Pushforward, fit: gm.Fit, test, key) -> None:
     title = f"{config.model} on {data.name}"
     likelihood = isinstance(model, gm.models.Flow)  # flow matching's loss is an error of velocities
-    unit = {"limit": data.entropy} if likelihood else {"ylabel": "loss (squared velocity)"}
-    gm.plot.training(run.figure("training"), fit.history, title=title, **unit)
+    limit, ylabel = (data.entropy, "loss (nats)") if likelihood else (None, "loss (squared velocity)")
+    gm.plot.training(run.figure("training"), fit.history, limit=limit, ylabel=ylabel, title=title)
     gm.plot.samples(run.figure("samples"), test, model.sample(fit.params, key, (min(len(test), 5_000),)), title=title)
     if data.event_shape == (2,):
         log_prob = functools.partial(model.log_prob, fit.params)

@@ -120,9 +120,14 @@ def load(config: Config, key: jax.Array) -> gm.data.Dataset:
 
 
 def build(config: Config, integrator: gm.ode.Integrator, *, penalised: bool = False) -> gm.models.Flow:
-    weights = {"kinetic_energy": config.kinetic_energy, "jacobian_norm": config.jacobian_norm} if penalised else {}
-    network = {"hidden_sizes": config.hidden_sizes, "conditioning": config.conditioning}
-    return gm.flows.ffjord((2,), **network, integrator=integrator, **weights)
+    return gm.flows.ffjord(
+        (2,),
+        hidden_sizes=config.hidden_sizes,
+        conditioning=config.conditioning,
+        integrator=integrator,
+        kinetic_energy=config.kinetic_energy if penalised else None,
+        jacobian_norm=config.jacobian_norm if penalised else None,
+    )
 
 
 def train(config: Config, schedule: Schedule, data: gm.data.Dataset, key: jax.Array, run: gm.run.Run):
@@ -175,7 +180,7 @@ def integrator_study(config: Config, params: Any, x: jax.Array) -> list[dict[str
 
 def draw(run: gm.run.Run, schedule: str, data, model: gm.models.Flow, params, test, key) -> None:
     title = f"{schedule}, {data.name}"
-    cnf = model.bijector.bijectors[0]
+    cnf = gm.models.FlowMatching(model.bijector, model.base).cnf
     field = params["bijector"][0]
     log_prob = functools.partial(model.log_prob, params)
     gm.plot.density(run.figure(f"density_{schedule}"), log_prob, test, title=title, true_log_prob_fn=data.log_prob)

@@ -2,13 +2,15 @@
 
 An **integrator** says how: `Adaptive`, any Diffrax solver with error control and any of its adjoints, or `FixedSteps`, a
 scan of equal steps. Both solve ONE event; under `genmod.base.vmap_events` an adaptive solve runs the whole batch with one
-step size, whose error norm is the MAXIMUM over the events, so that a neighbour can only add accuracy.
+step size, whose error norm is the MAXIMUM over the events, so that a neighbour can only add accuracy. (One that diverges on
+its way takes the batch with it to `max_steps`; `per_example` keeps it apart. One that is NaN from the start fails alone.)
 
 A solve does not raise: after `max_steps` it returns the last state and says so in its info. Info holds scalars:
 
     num_steps        steps taken, rejected ones included
     rejected_steps   those thrown away by the error control
-    nfe              evaluations of the field (known for explicit Runge-Kutta methods)
+    nfe              evaluations of the field (known for explicit Runge-Kutta methods; one more for each rejection of the first
+                     step by a method that reuses its last stage)
     failed_solves    1 where the end was not reached or is not finite
 """
 
@@ -26,6 +28,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from genmod.base import EVENTS, FAILED, Array, Description, Info, check_positive
+
+# Diffrax's own guess at a first step, 0.01 whatever the field, costs a step or two before the error control has grown it.
+_FIRST_STEP = 0.05
 
 State = Any
 Field = Callable[[Array, State, Any, Any], State]
@@ -77,7 +82,8 @@ class Adaptive(Integrator):
       max_steps: bound on the steps.
       per_example: a step size for every event. A hard event then costs its neighbours nothing; a training step costs 3-6
         times more.
-      controller: another Diffrax step size controller (rtol and atol are then not used). dt0: first step; None: estimated.
+      controller: another Diffrax step size controller (rtol and atol are then not used). dt0: first step, of a time of 1;
+        None: 0.05, or the controller's own.
 
     Raises ValueError for a solver without error estimate, a controller that needs dt0 without it, and tolerances that are
     not positive; in `solve`, for tolerances below the resolution of the dtype.
@@ -109,16 +115,13 @@ class Adaptive(Integrator):
             raise ValueError("ConstantStepSize needs a step size: pass dt0=..., or use FixedSteps")
 
     def solve(self, field, state, shared=None, each=None, *, t0=0.0, t1=1.0, controlled=lambda state: state):
-        bad = ~_finite(state)
-        # A row of NaN would leave its neighbours no step that is small enough.
-        state = jax.tree.map(lambda a: jnp.where(bad, jnp.zeros_like(a), a), state)
         end, stats, ok = self._run(field, state, shared, each, t0, t1, controlled, diffrax.SaveAt(t1=True))
         end = jax.tree.map(lambda a: a[0], end)
         info = {
             "num_steps": stats["num_steps"].astype(jnp.float32),
             "rejected_steps": stats["num_rejected_steps"].astype(jnp.float32),
-            **_evaluations(self.solver, stats["num_steps"], self.dt0 is None),
-            FAILED: (bad | ~ok | ~_finite(end)).astype(jnp.float32),
+            **_evaluations(self.solver, stats["num_steps"]),
+            FAILED: (~ok | ~_finite(end)).astype(jnp.float32),
         }
         return end, info
 
@@ -129,8 +132,11 @@ class Adaptive(Integrator):
         return jax.tree.map(lambda a: jnp.where(ok & jnp.isfinite(a), a, jnp.nan), states)
 
     def _run(self, field, state, shared, each, t0, t1, controlled, saveat):
-        """(saved states of this event, statistics, whether the end was reached)."""
+        """(saved states of this event, statistics, whether it was fit to start and the end was reached)."""
         dtype = _time_dtype(state)
+        # One NaN would leave its neighbours no step that is small enough.
+        fit = _finite((state, each))
+        state, each = jax.tree.map(lambda a: jnp.where(fit, a, jnp.zeros_like(a)), (state, each))
         if self.controller is None and self.rtol + self.atol < 4 * float(jnp.finfo(dtype).eps):
             raise ValueError(
                 f"rtol={self.rtol}, atol={self.atol} cannot be reached in {dtype}, whose resolution is "
@@ -148,14 +154,16 @@ class Adaptive(Integrator):
             return jax.tree.leaves(rates)
 
         norm = _norm_over_events(lambda leaves: controlled(structure.unflatten(leaves)))
-        sign = 1.0 if t1 > t0 else -1.0
+        sign, first = 1.0 if t1 > t0 else -1.0, self.dt0
+        if first is None and self.controller is None:
+            first = _FIRST_STEP * abs(t1 - t0)
         diffeqsolve = functools.partial(
             diffrax.diffeqsolve,
             diffrax.ODETerm(batch_field),
             self.solver,
             jnp.asarray(t0, dtype),
             jnp.asarray(t1, dtype),
-            None if self.dt0 is None else jnp.asarray(sign * self.dt0, dtype),
+            None if first is None else jnp.asarray(sign * first, dtype),
             stepsize_controller=self.controller or diffrax.PIDController(rtol=self.rtol, atol=self.atol, norm=norm),
             max_steps=self.max_steps,
             throw=False,
@@ -168,8 +176,8 @@ class Adaptive(Integrator):
                 solution = diffeqsolve(leaves, (shared, each), saveat=saveat, adjoint=self._adjoint(norm))
                 ys, stats, ok = solution.ys, solution.stats, solution.result == diffrax.RESULTS.successful
         row = jax.lax.axis_index(EVENTS) if batched else 0
-        saved = [jax.lax.dynamic_index_in_dim(a, row, 1, keepdims=False) for a in ys]
-        return structure.unflatten(saved), stats, ok
+        saved = [jax.lax.dynamic_index_in_dim(a, row, 1, keepdims=False) for a in jax.tree.leaves(ys)]
+        return structure.unflatten(saved), stats, fit & ok
 
     def _adjoint(self, norm):
         if self.adjoint is None:
@@ -344,14 +352,13 @@ def _combine(state, dt, weights, stages):
     return jax.tree.map(lambda y, *ks: y + dt * sum(w * k for w, k in zip(scale, ks, strict=True)), state, *(k for _, k in terms))
 
 
-def _evaluations(solver, num_steps, first_step_estimated):
+def _evaluations(solver, num_steps):
     tableau = getattr(solver, "tableau", None)
     if not isinstance(solver, diffrax.AbstractERK) or not isinstance(tableau, diffrax.ButcherTableau):
         return {}
-    stages, reuses = len(tableau.b_sol), tableau.fsal
-    # Estimating the first step takes two; a method that reuses its last stage starts with one of its own.
-    start = (2 if first_step_estimated else 0) + (1 if reuses else 0)
-    return {"nfe": (start + num_steps * (stages - (1 if reuses else 0))).astype(jnp.float32)}
+    # A method that reuses its last stage starts with one evaluation of its own.
+    stages, reused = len(tableau.b_sol), int(tableau.fsal)
+    return {"nfe": (reused + num_steps * (stages - reused)).astype(jnp.float32)}
 
 
 def _norm_over_events(controlled):
@@ -373,8 +380,9 @@ def _named_axis() -> bool:
     return True
 
 
-def _finite(state) -> Array:
-    return jnp.all(jnp.stack([jnp.isfinite(a).all() for a in jax.tree.leaves(state)]))
+def _finite(tree) -> Array:
+    floats = [a for a in jax.tree.leaves(tree) if jnp.issubdtype(a.dtype, jnp.floating)]
+    return functools.reduce(jnp.logical_and, [jnp.isfinite(a).all() for a in floats], jnp.array(True))
 
 
 def _time_dtype(state):

@@ -142,13 +142,14 @@ def test_gradients_of_the_estimate_are_unbiased(estimator, key, x64):
     """In the parameters and in x, of a nonlinear field."""
     x, matrix = jnp.asarray(np.random.default_rng(4).standard_normal(4)), jnp.asarray(MATRIX[:4, :4])
 
+    def field(matrix):
+        return lambda x: jnp.tanh(matrix @ x) * x
+
     def of(divergence, probes):
-        return jax.grad(lambda m, x: divergence(lambda x: jnp.tanh(m @ x) * x, x, probes).estimates.mean(), (0, 1))(matrix, x)
+        return jax.grad(lambda matrix, x: divergence(field(matrix), x, probes).estimates.mean(), (0, 1))(matrix, x)
 
     wanted = of(Exact(), None)
-    found = jax.jit(jax.vmap(lambda key: of(estimator, estimator.probes(key, lambda x: jnp.tanh(matrix @ x) * x, x))))(
-        jax.random.split(key, NUM)
-    )
+    found = jax.jit(jax.vmap(lambda key: of(estimator, estimator.probes(key, field(matrix), x))))(jax.random.split(key, NUM))
     for values, truth in zip(found, wanted, strict=True):
         assert np.abs(z_score(values, truth)).max() < 4.5  # the largest of 20
         assert np.abs(np.asarray(truth)).max() > 0.1
@@ -157,21 +158,10 @@ def test_gradients_of_the_estimate_are_unbiased(estimator, key, x64):
 @pytest.mark.parametrize("estimator", [Hutchinson(1), HutchPlusPlus(1, 1)], ids=lambda e: type(e).__name__)
 def test_probes_are_reproducible_and_of_the_dtype(estimator, key):
     x = jnp.ones((3, 2), jnp.float32)
-    one, other, third = (estimator.probes(k, jnp.sin, x) for k in (key, key, jax.random.fold_in(key, 1)))
+    one, other, third = (estimator.probes(k, wavy, x) for k in (key, key, jax.random.fold_in(key, 1)))
     assert one.dtype == jnp.float32 and one.shape[1:] == (3, 2)
     np.testing.assert_array_equal(one, other)
     assert not jnp.array_equal(one, third)
-
-
-def test_hutch_plus_plus_holds_its_basis_along_a_solve(key):
-    """Rademacher sketches of few dimensions are often parallel: a basis that followed the path would then be noise, and an
-    adaptive solver would take its steps to nothing."""
-    cnf = CNF(VelocityMLP((8,), jnp.tanh), divergence=HutchPlusPlus(2, 1))
-    x = jax.random.normal(key, (64, 2))
-    params = jax.tree.map(lambda p: p + 0.5 * jax.random.normal(key, p.shape), cnf.init(key, x))
-    flow = gm.models.Flow(cnf, gm.densities.Normal((2,)))
-    _, info = flow.log_prob_with_info({"bijector": params}, x, key=key)
-    assert info["failed_solves"].sum() == 0 and info["num_steps"].max() < 40
 
 
 # --- the estimate of a density ---------------------------------------------------------------------------------------------

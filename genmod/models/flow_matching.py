@@ -155,7 +155,7 @@ class Reflow(Model):
         raise NotImplementedError("a pair (z, flow(z)) has no density: it lies on a graph. Take log_prob of the flow")
 
     def _sample(self, params, key, num, context):
-        z = self.flow.base.sample(params.get("base", {}), key, (num,), jnp.result_type(*jax.tree.leaves(params)))
+        _, z, _ = self.flow.draw_base(params, key, num)
 
         def pair(z, context):
             return jnp.stack([z, self.flow.bijector.forward(params["bijector"], z, context)])

@@ -70,7 +70,7 @@ class Pushforward(Model, abc.ABC):
                 "use another base for reverse KL, or sample and log_prob where no gradient is wanted"
             )
         context = self._one_context_each(context, num)
-        base, z, keys = self._draw_base(params, check_key(key), num)
+        base, z, keys = self.draw_base(params, check_key(key), num)
 
         def forward(z, context, key):
             x, log_det = self.bijector.forward_and_log_det(params["bijector"], z, context, key=key)
@@ -100,7 +100,8 @@ class Pushforward(Model, abc.ABC):
     def _one_context_each(self, context: Context, num: int) -> Context:
         return check_context(type(self).__name__, context, self.context_shape, batch=() if context is None else (num,))
 
-    def _draw_base(self, params, key, num):
+    def draw_base(self, params: Params, key: Key, num: int) -> tuple[Params, Array, Array | None]:
+        """(base parameters, draws (num,) + event_shape, a key for each draw's log-determinant where that is an estimate)."""
         # An estimate of the log-determinant wants a stream of its own; without one, the key is the base's alone.
         exact = self.bijector.likelihood == Likelihood.EXACT
         base_key, keys = (key, None) if exact else (jax.random.fold_in(key, 0), jax.random.split(jax.random.fold_in(key, 1), num))
@@ -122,7 +123,7 @@ class Pushforward(Model, abc.ABC):
         return mark_failed(*self._log_prob_and_info(params, x, context, key))
 
     def _sample(self, params, key, num, context):
-        _, z, _ = self._draw_base(params, key, num)
+        _, z, _ = self.draw_base(params, key, num)
         return vmap_blocks(functools.partial(self.bijector.forward, params["bijector"]), z, context)
 
 
@@ -132,7 +133,7 @@ def _sample_with_info(model, num, params, key, context):
         x, _, info = model.bijector.forward_with_info(params["bijector"], z, context, log_det=False)
         return x, info
 
-    return vmap_blocks(forward, model._draw_base(params, key, num)[1], context)
+    return vmap_blocks(forward, model.draw_base(params, key, num)[1], context)
 
 
 @functools.partial(jax.jit, static_argnums=0)
