@@ -15,7 +15,6 @@ from typing import Any, get_args
 import genmod as gm
 from experiments import density
 
-
 CONTINUOUS = ("ffjord", "flow_matching")
 
 
