@@ -7,7 +7,8 @@ python -m experiments.flow_matching --method rectified                          
 Protocol: the laws are those of torchcfm (moons evenly spaced, with diagonal uniform noise .2, times 3, minus 1; eight
 Gaussians of sd .1^(1/4) on a circle of radius 5); a field of 3 x 128 silu units; Adam with a cosine schedule; fresh draws of
 source and target in every step. W2 is the exact distance of 10,000 model samples (dopri5, tolerance 1e-5) to 10,000 draws of
-the target, printed beside its floor, that of two samples of the target. NPE = |E int |v|^2 dt - W2^2(source, target)| /
+the target, printed beside its floor, that of two samples of the target (evenly spaced ones where the target is the moons:
+the independent draws of a model scatter more, and cannot reach it). NPE = |E int |v|^2 dt - W2^2(source, target)| /
 W2^2(source, target) over such draws. Straightness = E int |v|^2 dt - E|x - z|^2, 0 for straight paths at constant speed.
 """
 

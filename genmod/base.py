@@ -31,6 +31,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jax.typing import ArrayLike
 
 Array = jax.Array
@@ -254,6 +255,14 @@ def check_positive(**named: int) -> None:
     for name, value in named.items():
         if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < 1:
             raise ValueError(f"{name} must be an integer >= 1, got {value!r}")
+
+
+def check_time(t: ArrayLike) -> Array:
+    """t as an array; raises ValueError for values known to lie outside [0, 1] (not while tracing)."""
+    t = jnp.asarray(t)
+    if not isinstance(t, Tracer) and not bool(((t >= 0) & (t <= 1)).all()):
+        raise ValueError(f"t must be in [0, 1], 0 noise and 1 data, got {t}")
+    return t
 
 
 def describe(value: Any) -> Any:

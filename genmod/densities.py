@@ -7,6 +7,7 @@ parameters. Any `distrax.Distribution` of batch shape () can stand in its place 
 
 import abc
 import dataclasses
+import types
 from collections.abc import Callable
 from typing import Any, ClassVar
 
@@ -178,6 +179,13 @@ class Custom(Density):
     log_prob_fn: Callable[[Array], Array] | None = None
     reparameterized: ClassVar[bool] = True
 
+    def __post_init__(self):
+        for name in ("sample_fn", "log_prob_fn"):
+            function = getattr(self, name)
+            if isinstance(function, types.MethodType):  # these compare by the identity of their owner
+                object.__setattr__(self, name, _Method(function.__self__, function.__func__))
+        super().__post_init__()
+
     @property
     def likelihood(self):
         return Likelihood.EXACT if self.log_prob_fn else Likelihood.NONE
@@ -285,6 +293,17 @@ class _AsDistrax(distrax.Bijector):
         for _ in range(x.ndim - self.event_ndims_in):
             fn = jax.vmap(fn)
         return fn(x)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Method:
+    """A bound method that equals another of an equal owner."""
+
+    owner: Any
+    function: Callable
+
+    def __call__(self, *args):
+        return self.function(self.owner, *args)
 
 
 class _Custom(distrax.Distribution):

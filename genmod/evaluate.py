@@ -12,6 +12,8 @@ from genmod.keys import stream
 from genmod.metrics import mean_and_sem
 from genmod.models.base import Model
 
+_ALONE = 10_000
+
 
 def evaluate(
     model: Model,
@@ -30,9 +32,9 @@ def evaluate(
     `nll_upper_bound_nats`; its standard error under the same key + `_sem`. With `true_log_prob`, `gap_nats` is the paired
     mean of log p_true(x) - log p_model(x), an estimate of KL(true || model), with `gap_nats_sem`. `num_params` is counted.
 
-    key: for models whose log_prob is stochastic. max_failed: share of events whose log_prob may be NaN (an ODE solve that
-    did not arrive); they are counted in `num_failed` and left out of the means. Raises ValueError for a model without a
-    normalised log_prob, for infinite values, and for more NaN than that.
+    key: for models whose log_prob is stochastic. max_failed: share of events whose log_prob may be NaN, also when taken
+    alone (an ODE solve that did not arrive); they are counted in `num_failed` and left out of the means. Raises ValueError
+    for a model without a normalised log_prob, for infinite values, and for more NaN than that.
     """
     if model.likelihood > Likelihood.LOWER_BOUND:
         raise ValueError(f"{type(model).__name__} has no normalised log_prob (it is {model.likelihood.name})")
@@ -48,9 +50,14 @@ def evaluate(
         part = model.log_prob(params, x[rows], context if context is None or shared else context[rows], key=part_key)
         log_probs.append(np.asarray(jax.device_get(part), np.float64))
     log_prob = np.concatenate(log_probs)
+    for i in np.flatnonzero(np.isnan(log_prob))[:_ALONE]:
+        # An ODE is solved batch by batch, so that one event which diverges takes its neighbours along.
+        own = context if context is None or shared else context[i : i + 1]
+        own_key = None if key is None else stream(key, "evaluate alone", int(i))
+        log_prob[i] = np.asarray(model.log_prob(params, x[i : i + 1], own, key=own_key))[0]
     failed, num = np.isnan(log_prob), len(log_prob)
     bad = int((~np.isfinite(log_prob)).sum())
-    if np.isinf(log_prob).any() or bad > max_failed * num:
+    if np.isinf(log_prob).any() or bad > max_failed * num or failed.all():
         raise ValueError(
             f"log_prob is not finite for {bad} of {num} events ({int(failed.sum())} of them NaN): outside the support, diverged, "
             "or an ODE solve that failed; max_failed=... leaves out a share of NaN and counts them"

@@ -31,6 +31,7 @@ from genmod.base import EVENTS, FAILED, Array, Description, Info, check_positive
 
 # Diffrax's own guess at a first step, 0.01 whatever the field, costs a step or two before the error control has grown it.
 _FIRST_STEP = 0.05
+_REPLAY_BYTES = 2**28
 
 State = Any
 Field = Callable[[Array, State, Any, Any], State]
@@ -62,7 +63,10 @@ class Integrator(Description, abc.ABC):
 
     @abc.abstractmethod
     def trajectory(self, field: Field, state: State, shared: Any = None, each: Any = None, *, num_times: int) -> State:
-        """The states at `num_times` equally spaced times from 0 to 1, on a leading axis; NaN after a failure."""
+        """The states at `num_times` equally spaced times from 0 to 1, on a leading axis; NaN after a failure.
+
+        `FixedSteps` takes at least one step between any two of the times, hence perhaps more than `solve` does.
+        """
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,14 +78,16 @@ class Adaptive(Integrator):
         square over the state and then maximised over the batch.
       adjoint: how gradients are taken. None, the default, replays: Diffrax takes the steps and notes them, the backward pass
         differentiates each of them again, last to first; the gradient is that of the steps taken, with memory for
-        `max_steps` states [against recursive checkpointing 1.4 times faster in training and half the compilation]. It is
-        for explicit Runge-Kutta methods; others fall back on `diffrax.RecursiveCheckpointAdjoint()`, the same gradient with
-        memory that hardly grows with the steps. `diffrax.BacksolveAdjoint()` solves an ODE backwards, with constant memory
-        and an error of its own; `diffrax.DirectAdjoint()` and `ForwardMode()` do forward mode, the first at the price of
-        `max_steps` steps whatever happens.
+        `max_steps` states [against recursive checkpointing 1.4 times faster in training and half the compilation]. Where
+        that would be more than 256 MiB, or the method is no explicit Runge-Kutta method, it is
+        `diffrax.RecursiveCheckpointAdjoint()`, the same gradient with memory that hardly grows with the steps. Both are
+        reverse mode, once, and want what is differentiated passed as `shared` or `each`, not closed over.
+        `diffrax.BacksolveAdjoint()` solves an ODE backwards, with constant memory and an error of its own;
+        `diffrax.DirectAdjoint()` and `ForwardMode()` do forward mode, the first at the price of `max_steps` steps
+        whatever happens.
       max_steps: bound on the steps.
-      per_example: a step size for every event. A hard event then costs its neighbours nothing; a training step costs 3-6
-        times more.
+      per_example: a step size for every event. A hard event then costs its neighbours nothing; a training step costs
+        about twice as much.
       controller: another Diffrax step size controller (rtol and atol are then not used). dt0: first step, of a time of 1;
         None: 0.05, or the controller's own.
 
@@ -161,16 +167,18 @@ class Adaptive(Integrator):
             diffrax.diffeqsolve,
             diffrax.ODETerm(batch_field),
             self.solver,
-            jnp.asarray(t0, dtype),
-            jnp.asarray(t1, dtype),
-            None if first is None else jnp.asarray(sign * first, dtype),
-            stepsize_controller=self.controller or diffrax.PIDController(rtol=self.rtol, atol=self.atol, norm=norm),
+            # NumPy: under jit these would be tracers, which a custom derivative must not close over.
+            np.asarray(t0, dtype),
+            np.asarray(t1, dtype),
+            None if first is None else np.asarray(sign * first, dtype),
+            stepsize_controller=self._controller(norm),
             max_steps=self.max_steps,
             throw=False,
         )
         method = _tableau(self.solver)
         with jax.numpy_rank_promotion("allow"):
-            if self.adjoint is None and method is not None and saveat.subs.t1:
+            noted = sum(a.size * a.dtype.itemsize for a in leaves) * (self.max_steps + 1)
+            if self.adjoint is None and method is not None and saveat.subs.t1 and noted <= _REPLAY_BYTES:
                 ys, stats, ok = _replayed(diffeqsolve, method, batch_field, leaves, (shared, each))
             else:
                 solution = diffeqsolve(leaves, (shared, each), saveat=saveat, adjoint=self._adjoint(norm))
@@ -178,6 +186,13 @@ class Adaptive(Integrator):
         row = jax.lax.axis_index(EVENTS) if batched else 0
         saved = [jax.lax.dynamic_index_in_dim(a, row, 1, keepdims=False) for a in jax.tree.leaves(ys)]
         return structure.unflatten(saved), stats, fit & ok
+
+    def _controller(self, norm):
+        controller = self.controller or diffrax.PIDController(rtol=self.rtol, atol=self.atol)
+        # Diffrax's own norm is an average over the batch.
+        if isinstance(controller, diffrax.PIDController) and controller.norm is diffrax.PIDController(rtol=1, atol=1).norm:
+            controller = dataclasses.replace(controller, norm=norm)
+        return controller
 
     def _adjoint(self, norm):
         if self.adjoint is None:

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 
+import diffrax
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -489,3 +490,54 @@ def test_refuses_unfit_pairs():
         gm.losses.flow_matching(lambda x, t: x, path_fn, x, x[:3], jnp.zeros(4), x)
     with pytest.raises(ValueError, match=r"velocity_fn must return shape \(4, 2\), got \(4,\)"):
         gm.losses.flow_matching(lambda x, t: t, path_fn, x, x, jnp.zeros(4), x)
+
+
+# --- what a user does with the compiled functions ------------------------------------------------------------------------------
+
+
+@functools.cache
+def small_flow(**options):
+    flow = gm.flows.ffjord((2,), hidden_sizes=(8,), standardize=False, **options)
+    x = np.random.default_rng(11).standard_normal((6, 2)).astype(np.float32)
+    params = flow.init(jax.random.key(0), x)
+    rng = np.random.default_rng(12)
+    return flow, jax.tree.map(lambda p: p + np.float32(0.4) * rng.standard_normal(p.shape).astype(np.float32), params), x
+
+
+@pytest.mark.parametrize("num", [6, pytest.param(2_500, marks=pytest.mark.slow)])
+def test_the_public_functions_have_gradients(num, key):
+    """Outside of any jit of the user's: the gradient of the compiled log_prob and sample, and the score."""
+    flow, params, x = small_flow()
+    checkpointed, *_ = small_flow(integrator=Adaptive(adjoint=diffrax.RecursiveCheckpointAdjoint()))
+    x = np.resize(x, (num, 2))
+    for of in (lambda m, p, x: m.log_prob(p, x).sum(), lambda m, p, x: (m.sample(p, key, (6,)) ** 2).sum() + x.sum()):
+        found = jax.grad(functools.partial(of, flow), (0, 1))(params, x)
+        wanted = jax.grad(functools.partial(of, checkpointed), (0, 1))(params, x)
+        for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5 * num)
+
+
+def test_a_flow_regularised_by_estimates_can_be_sampled(key):
+    flow, params, x = small_flow(divergence=gm.divergence.Hutchinson(), jacobian_norm=0.01, integrator=FixedSteps(4))
+    assert "jacobian_norm" in flow.loss(params, key, x)[1]
+    samples, info = flow.sample_with_info(params, key, 3)
+    assert samples.shape == (3, 2) and "jacobian_norm" not in info
+    np.testing.assert_allclose(samples, flow.sample(params, key, 3), rtol=1e-5)
+
+
+def test_equal_laws_are_equal():
+    one, other = (gm.data.EightGaussians(2.0, 0.1) for _ in "ab")
+    assert gm.densities.Custom((2,), one.sample, one.log_prob) == gm.densities.Custom((2,), other.sample, other.log_prob)
+
+
+def test_times_outside_are_refused():
+    model = gm.flows.flow_matching((2,), hidden_sizes=(4,))
+    x = jnp.ones((3, 2))
+    params = model.init(jax.random.key(0), x)
+    with pytest.raises(ValueError, match=r"t must be in \[0, 1\]"):
+        model.cnf.velocity(model.field_params(params), x[0], 1.5)
+
+
+def test_guidance_wants_a_context():
+    with pytest.raises(ValueError, match="guidance and context_dropout want context_shape"):
+        gm.flows.flow_matching((2,), guidance=2.0)

@@ -600,3 +600,16 @@ def test_integrators_are_values():
     for _ in range(3):
         solve(made()[2], jnp.ones(2))
     assert len(traces) == 1
+
+
+def test_a_controller_of_the_users_keeps_the_largest_error_of_the_batch():
+    """Diffrax's own norm would average the error of a hard event over its easy neighbours."""
+    rates = jnp.array([40.0] + [0.0] * 63)
+    controller = diffrax.PIDController(rtol=1e-4, atol=1e-4)
+
+    def steps(integrator, rates):
+        one = functools.partial(integrator.solve, lambda t, y, shared, rate: -rate * y, jnp.ones(()), None)
+        return float(vmap_events(lambda rate: one(rate)[1]["num_steps"])(rates)[0])
+
+    alone = steps(Adaptive(controller=controller, dt0=0.05), rates[:1])
+    assert steps(Adaptive(controller=controller, dt0=0.05), rates) == alone == steps(Adaptive(rtol=1e-4, atol=1e-4), rates)

@@ -85,7 +85,7 @@ def batch_statistics(x: Array) -> dict[str, Array]:
 
     An entry that is constant in the batch (standard deviation within rounding of its size) keeps scale 1.
     """
-    axes = tuple(range(x.ndim - 1))
+    axes = tuple(range(max(x.ndim - 1, 1)))  # of scalar events, over the batch
     mean, std = x.mean(axes), x.std(axes)
     constant = std <= 10 * jnp.finfo(x.dtype).eps * jnp.maximum(jnp.abs(mean), jnp.finfo(x.dtype).tiny)
     return {"shift": mean, "log_scale": jnp.where(constant, 0.0, jnp.log(jnp.where(constant, 1.0, std)))}

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from genmod import nets
-from genmod.base import Array, Context, InfoBijector, Key, Likelihood, Params, Shape
+from genmod.base import Array, Context, InfoBijector, Key, Likelihood, Params, Shape, check_time
 from genmod.divergence import DivergenceEstimator, Exact
 from genmod.ode import Adaptive, Integrator
 
@@ -34,9 +34,10 @@ class CNF(InfoBijector):
       context_shape: shape of the context, None without one.
       track: integrals along the path to report in the info, the regularisers of RNODE (Finlay et al. 2020, arXiv:2002.02798,
         eqs. 5, 8): "kinetic_energy", int |v|^2 dt, and "jacobian_norm", int |dv/dx|_F^2 dt (estimated with the
-        divergence's own probes). They do not influence the steps.
+        divergence's own probes; left out where no log-determinant is asked for). They do not influence the steps.
 
-    Its info holds what the integrator reports; with several probes also "log_det_variance", that of the mean over them.
+    Its info holds what the integrator reports; of an estimate also "log_det_variance", that of the mean over its probes (NaN
+    for one).
     Raises ValueError for a field whose output has another shape than its input, and for an estimate without a key.
     """
 
@@ -61,6 +62,7 @@ class CNF(InfoBijector):
 
     def velocity(self, params: Params, x: Array, t: Array, context: Context = None, **options: Any) -> Array:
         """v(x, t, context) of one event at one time t; `options` go to the module as keywords."""
+        t = check_time(t)
         inputs = (x, t) if context is None else (x, t, context)
         velocity = nets.apply(self.field, params, *inputs, **options)
         if velocity.shape != x.shape:
@@ -90,28 +92,27 @@ class CNF(InfoBijector):
 
     def _transport(self, params: Params, event: Array, context: Context, key: Key | None, log_det: bool, t0: float, t1: float):
         divergence = self.divergence
-        wants_jacobian = log_det or JACOBIAN_NORM in self.track
-        if wants_jacobian and key is None and not divergence.exact:
+        if log_det and key is None and not divergence.exact:
             raise ValueError(f"{type(divergence).__name__} estimates the log-determinant: pass key=...")
         dtype = jnp.promote_types(event.dtype, jnp.float32)
         begin, time = event.astype(dtype), jnp.asarray(t0, dtype)
         probes = None
-        if wants_jacobian and key is not None:
+        if log_det and key is not None:
             probes = divergence.probes(key, lambda x: self.velocity(params, x, time, context), begin)
 
         def field(t, state, params, each):
             x, *_ = state
             context, probes = each
-            if not wants_jacobian:
+            if not log_det:
                 value = self.velocity(params, x, t, context)
                 return value, (), self._tracked(value, None)
             value, estimates, squared_norm = divergence(lambda x: self.velocity(params, x, t, context), x, probes)
-            return value, estimates if log_det else (), self._tracked(value, squared_norm)
+            return value, estimates, self._tracked(value, squared_norm)
 
         start = (
             begin,
             jnp.zeros(divergence.num_estimates, dtype) if log_det else (),
-            {name: jnp.zeros((), dtype) for name in self.track},
+            {name: jnp.zeros((), dtype) for name in self.track if log_det or name != JACOBIAN_NORM},
         )
         end, info = self.integrator.solve(
             field, start, params, (context, probes), t0=t0, t1=t1, controlled=lambda s: (s[0], _mean_last(s[1]))
@@ -120,13 +121,13 @@ class CNF(InfoBijector):
         info |= {name: jnp.abs(value) for name, value in tracked.items()}  # positive in either direction
         if not log_det:
             return x.astype(event.dtype), jnp.zeros((), dtype), info
-        if not divergence.exact and divergence.num_estimates > 1:
+        if not divergence.exact:  # NaN for one probe, which cannot know
             info["log_det_variance"] = jnp.var(estimates, ddof=1) / divergence.num_estimates
         return x.astype(event.dtype), jnp.mean(estimates), info
 
     def _tracked(self, value, squared_norm):
         integrands = {KINETIC_ENERGY: jnp.sum(value**2), JACOBIAN_NORM: squared_norm}
-        return {name: integrands[name] for name in self.track}
+        return {name: integrands[name] for name in self.track if integrands[name] is not None}
 
 
 def _mean_last(estimates):

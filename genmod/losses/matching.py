@@ -11,7 +11,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from genmod.base import Array
+from genmod.base import Array, check_time
 from genmod.metrics import mean_and_sem
 
 
@@ -31,13 +31,14 @@ def flow_matching(
       x0, x1, noise: (n,) + event shape, row i of x0 paired with row i of x1. t: (n,) in [0, 1].
 
     Returns (loss, {"velocity_error": loss, "velocity_error_sem": its standard error}).
-    Raises ValueError where the shapes differ.
+    Raises ValueError where the shapes differ, or t is known to lie outside [0, 1].
     """
     if not (x0.shape == x1.shape == noise.shape and t.shape == x1.shape[:1]):
         raise ValueError(
             f"x0, x1 and noise must have one shape (n,) + event shape and t shape (n,), got {x0.shape}, {x1.shape}, "
             f"{noise.shape} and {t.shape}"
         )
+    t = check_time(t)
     points, target = jax.vmap(path_fn)(t, x0, x1, noise)
     velocity = velocity_fn(points, t)
     if velocity.shape != x1.shape:

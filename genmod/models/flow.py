@@ -31,7 +31,7 @@ class Flow(Pushforward):
         axes = (None, 0, None if context is None else 0, None if keys is None else 0)
         log_prob, info = vmap_events(self._log_prob_and_info, axes)(params, x, context, keys)
         loss, metrics = losses.negative_log_likelihood(lambda _: log_prob, x, name=self.likelihood.nll_key)
-        metrics |= {name: jnp.mean(value) for name, value in info.items()}
+        metrics |= {name: jnp.mean(value) for name, value in info.items() if name != "log_det_variance"}
         for name, weight in self.penalties:
             if name not in metrics:
                 raise ValueError(f"penalties name {name!r}, which the bijector does not report; it has {sorted(info)}")

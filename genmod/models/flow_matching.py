@@ -18,8 +18,9 @@ from genmod.base import Array, Bijector, Context, Key, Likelihood, Params, vmap_
 from genmod.bijectors.combinators import Chain
 from genmod.bijectors.ode import CNF
 from genmod.densities import Density, Normal
-from genmod.models.base import Model
+from genmod.models.base import Model, vmap_blocks
 from genmod.models.pushforward import Pushforward
+from genmod.nets import Guided
 from genmod.paths import Linear, Path
 from genmod.transport import Coupling, Independent
 
@@ -59,8 +60,11 @@ class FlowMatching(Pushforward):
             )
         if not 0 <= self.context_dropout < 1:
             raise ValueError(f"context_dropout must be in [0, 1), got {self.context_dropout}")
-        if self.context_dropout and not (hasattr(self.cnf.field, "weight") and self.cnf.context_shape is not None):
-            raise ValueError("context_dropout wants a conditional field that knows of it: nets.Guided(body)")
+        guided = isinstance(self.cnf.field, Guided)
+        if (self.context_dropout and not guided) or (guided and self.cnf.context_shape is None):
+            raise ValueError(
+                "guidance and context_dropout want context_shape=... and a field that knows of them: nets.Guided(body)"
+            )
 
     @property
     def cnf(self) -> CNF:
@@ -149,7 +153,8 @@ class Reflow(Model):
 
     def _loss(self, params, key, x, context):
         x0, x1 = x[:, 0], self.flow.latent(params, x[:, 1])
-        return self.flow.regression(params, key, x0, x1, context, first_time_only=self.one_step)
+        straight = dataclasses.replace(self.flow, path=Linear())  # whatever the path of the first round
+        return straight.regression(params, key, x0, x1, context, first_time_only=self.one_step)
 
     def _log_prob(self, params, x, context, key):
         raise NotImplementedError("a pair (z, flow(z)) has no density: it lies on a graph. Take log_prob of the flow")
@@ -160,4 +165,4 @@ class Reflow(Model):
         def pair(z, context):
             return jnp.stack([z, self.flow.bijector.forward(params["bijector"], z, context)])
 
-        return vmap_events(pair, (0, None if context is None else 0))(z, context)
+        return vmap_blocks(pair, z, context)

@@ -81,7 +81,7 @@ class Pushforward(Model, abc.ABC):
     def sample_with_info(self, params: Params, key: Key, num: int, context: Array | None = None) -> tuple[Array, Info]:
         """`num` draws, (num,) + event_shape, and how each was solved, a dict of (num,): `nfe`, `failed_solves`, ...
 
-        context: one per draw, (num,) + context_shape. Compiled.
+        context: one per draw, (num,) + context_shape, or one for all. Compiled.
         """
         check_positive(num=num)
         return _sample_with_info(self, num, params, check_key(key), self._one_context_each(context, num))
@@ -92,12 +92,14 @@ class Pushforward(Model, abc.ABC):
         """log p(x) of events x, (n,) + event_shape, and a dict of (n,): `nfe`, `failed_solves`, ...
 
         Where the log-density is an estimate of several probes, the dict holds its standard error, `log_prob_sem`.
-        context: one per event, (n,) + context_shape. Compiled.
+        context: one per event, (n,) + context_shape, or one for all. Compiled.
         """
         x = check_event("x", x, self.event_shape, batched=True)
         return _log_prob_with_info(self, params, x, self._one_context_each(context, x.shape[0]), key)
 
     def _one_context_each(self, context: Context, num: int) -> Context:
+        if context is not None and self.context_shape is not None and jnp.shape(context) == self.context_shape:
+            context = jnp.broadcast_to(jnp.asarray(context)[None], (num, *self.context_shape))
         return check_context(type(self).__name__, context, self.context_shape, batch=() if context is None else (num,))
 
     def draw_base(self, params: Params, key: Key, num: int) -> tuple[Params, Array, Array | None]:
