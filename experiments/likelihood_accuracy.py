@@ -71,7 +71,7 @@ def experiment(config: Config, run: gm.run.Run) -> dict[str, Any]:
                 raise ValueError(f"{name}: {int(info['failed_solves'].sum())} solves of {len(x)} failed")
             sem = float(info["log_prob_sem"].mean()) if "log_prob_sem" in info else None
             largest, rms = float(np.abs(error).max()), float(np.sqrt((error**2).mean()))
-            told = "" if sem is None else f"{sem:.2f}"
+            told = "" if sem is None or np.isnan(sem) else f"{sem:.2f}"  # one probe cannot tell
             shown = {"largest error": f"{largest:.1e}", "rms error": f"{rms:.1e}", "standard error it reports": told}
             rows.append({"log_prob by": name, "NFE": f"{float(info['nfe'].mean()):.0f}", **shown})
             metrics |= {f"d{dim}_{name}_largest_nats": largest, f"d{dim}_{name}_rms_nats": rms}
