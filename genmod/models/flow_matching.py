@@ -9,6 +9,7 @@ and a `CNF`. `Flow(model.bijector, model.base)` is the same model trained by max
 """
 
 import dataclasses
+import inspect
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +21,6 @@ from genmod.bijectors.ode import CNF
 from genmod.densities import Density, Normal
 from genmod.models.base import Model, vmap_blocks
 from genmod.models.pushforward import Pushforward
-from genmod.nets import Guided
 from genmod.paths import Linear, Path
 from genmod.transport import Coupling, Independent
 
@@ -34,7 +34,8 @@ class FlowMatching(Pushforward):
         regression is done on their latent side.
       base: the source of the path, any Density for two-sided paths.
       path, coupling: how x0 and x1 are joined, and which x0 meets which x1 within a batch.
-      context_dropout: share of training examples that lose their context, for guidance; the field is then a `nets.Guided`.
+      context_dropout: share of training examples that lose their context, for guidance; the field then takes `present`, as
+        `nets.Guided` does.
 
     Raises ValueError for another bijector, for a path that takes a normal source for granted and another base, and for a
     context_dropout outside [0, 1) or without a guided field.
@@ -60,10 +61,10 @@ class FlowMatching(Pushforward):
             )
         if not 0 <= self.context_dropout < 1:
             raise ValueError(f"context_dropout must be in [0, 1), got {self.context_dropout}")
-        guided = isinstance(self.cnf.field, Guided)
+        guided = "present" in inspect.signature(type(self.cnf.field).__call__).parameters
         if (self.context_dropout and not guided) or (guided and self.cnf.context_shape is None):
             raise ValueError(
-                "guidance and context_dropout want context_shape=... and a field that knows of them: nets.Guided(body)"
+                "guidance and context_dropout want context_shape=... and a field that takes `present`: nets.Guided(body)"
             )
 
     @property
