@@ -292,8 +292,8 @@ _OUTSIDE = "a validation point lies outside the support of the model, or the mod
 
 def _not_finite(step: int, metrics: dict[str, Array]) -> str:
     # Beside the loss, what counts failures: an ODE that was not solved is the commonest reason where there is one.
-    names = [name for name in metrics if name in ("loss", "grad_norm") or (name == FAILED and metrics[name] > 0)]
-    values = ", ".join(f"{name} = {float(metrics[name]):.4g}" for name in sorted(names))
+    names = [name for name in ("loss", "grad_norm", FAILED) if name in metrics and (name != FAILED or metrics[name] > 0)]
+    values = ", ".join(f"{name} = {float(metrics[name]):.4g}" for name in names)
     return (
         f"training stopped at step {step}: {values}. The state before it is the last good one; "
         "try a lower learning rate or clip_norm=1.0 (in another checkpoint folder), or look for outliers in the data"
