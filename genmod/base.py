@@ -260,8 +260,10 @@ def check_positive(**named: int) -> None:
 def check_time(t: ArrayLike) -> Array:
     """t as an array; raises ValueError for values known to lie outside [0, 1] (not while tracing)."""
     t = jnp.asarray(t)
-    if not isinstance(t, Tracer) and not bool(((t >= 0) & (t <= 1)).all()):
-        raise ValueError(f"t must be in [0, 1], 0 noise and 1 data, got {t}")
+    if not isinstance(t, Tracer):
+        known = np.asarray(t)  # in NumPy, which does not trace
+        if not ((known >= 0) & (known <= 1)).all():
+            raise ValueError(f"t must be in [0, 1], 0 noise and 1 data, got {known}")
     return t
 
 

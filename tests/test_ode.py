@@ -496,7 +496,9 @@ def test_track_integrates_along_the_path(x64):
     _, _, without = cnf.forward_with_info({}, z, log_det=False)
     for info in (forward, inverse, without):
         np.testing.assert_allclose(info["kinetic_energy"], 5.25 * (1 - np.exp(-2)) / 2, rtol=1e-8)
-        np.testing.assert_allclose(info["jacobian_norm"], 3.0, rtol=1e-8)
+        if info is not without:  # without a log-determinant nothing is spent on the Jacobian
+            np.testing.assert_allclose(info["jacobian_norm"], 3.0, rtol=1e-8)
+    assert "jacobian_norm" not in without
 
 
 @pytest.mark.slow
