@@ -197,9 +197,9 @@ class Adaptive(Integrator):
     def _adjoint(self, norm):
         if self.adjoint is None:
             return diffrax.RecursiveCheckpointAdjoint()
-        if isinstance(self.adjoint, _Backsolve) and self.controller is None:
+        if isinstance(self.adjoint, _Backsolve):
             # Its backward state also holds the gradients of the parameters, which by themselves need no error control.
-            backward = diffrax.PIDController(rtol=self.rtol, atol=self.atol, norm=lambda y: jnp.maximum(norm(y[0]), norm(y[1])))
+            backward = self._controller(lambda y: jnp.maximum(norm(y[0]), norm(y[1])))
             return diffrax.BacksolveAdjoint(**({"stepsize_controller": backward} | self.adjoint.kwargs))
         return self.adjoint
 
@@ -340,11 +340,17 @@ class _Explicit:
     weights: tuple[float, ...]
 
 
+def _butcher(solver: diffrax.AbstractSolver) -> diffrax.ButcherTableau | None:
+    """The tableau of an explicit Runge-Kutta method; None for other solvers."""
+    tableau = getattr(solver, "tableau", None)
+    return tableau if isinstance(solver, diffrax.AbstractERK) and isinstance(tableau, diffrax.ButcherTableau) else None
+
+
 def _tableau(solver: diffrax.AbstractSolver) -> _Explicit | None:
     if isinstance(solver, diffrax.Euler):
         return _Explicit(((),), (0.0,), (1.0,))
-    tableau = getattr(solver, "tableau", None)
-    if not isinstance(solver, diffrax.AbstractERK) or not isinstance(tableau, diffrax.ButcherTableau):
+    tableau = _butcher(solver)
+    if tableau is None:
         return None
     used = int(np.flatnonzero(tableau.b_sol)[-1]) + 1
     rows = ((), *(tuple(map(float, row)) for row in tableau.a_lower))[:used]
@@ -368,8 +374,8 @@ def _combine(state, dt, weights, stages):
 
 
 def _evaluations(solver, num_steps):
-    tableau = getattr(solver, "tableau", None)
-    if not isinstance(solver, diffrax.AbstractERK) or not isinstance(tableau, diffrax.ButcherTableau):
+    tableau = _butcher(solver)
+    if tableau is None:
         return {}
     # A method that reuses its last stage starts with one evaluation of its own.
     stages, reused = len(tableau.b_sol), int(tableau.fsal)
