@@ -84,8 +84,9 @@ class Description:
 class Bijector(Description, abc.ABC):
     """An invertible map of one event, with parameters outside.
 
-    `event_shape` and `context_shape` are None where any shape will do, respectively where no context is taken.
-    `likelihood` is EXACT unless the log-determinant is an estimate.
+    `event_shape` (of x) and `context_shape` are None where any shape will do, respectively where no context is taken.
+    `likelihood` is EXACT unless the log-determinant is an estimate. z and x have equally many entries; a bijector that
+    changes their shape says so in `data_shape` and `latent_shape`.
     """
 
     event_shape: Shape | None = None
@@ -101,6 +102,14 @@ class Bijector(Description, abc.ABC):
         x = check_event("x", x, self.event_shape, batched=True)
         context = check_context(type(self).__name__, context, self.context_shape, batch=x.shape[:1])
         return self._init(key, x, _same_precision(context, x))
+
+    def data_shape(self, latent_shape: Shape) -> Shape:
+        """The shape of x for a z of shape `latent_shape`: the same, unless the bijector says otherwise."""
+        return latent_shape
+
+    def latent_shape(self, data_shape: Shape) -> Shape:
+        """The shape of z for an x of shape `data_shape`."""
+        return data_shape
 
     def forward_and_log_det(
         self, params: Params, z: ArrayLike, context: ArrayLike | None = None, *, key: Key | None = None
@@ -130,17 +139,19 @@ class Bijector(Description, abc.ABC):
         With `log_det=False` nothing is spent on the second entry, which then means nothing. Where a solve fails, the event
         is its last state and `info["failed_solves"]` counts it; the functions without info give NaN there.
         """
-        z = check_event("z", z, self.event_shape)
+        z = check_event("z", z, None if self.event_shape is None else self.latent_shape(self.event_shape))
+        wanted = self.data_shape(z.shape)
         context = _same_precision(check_context(type(self).__name__, context, self.context_shape), z)
-        return _checked_output(self, z, *self._forward_with_info(params, z, context, key, log_det))
+        return _checked_output(self, z, wanted, *self._forward_with_info(params, z, context, key, log_det))
 
     def inverse_with_info(
         self, params: Params, x: ArrayLike, context: ArrayLike | None = None, *, key: Key | None = None, log_det: bool = True
     ) -> tuple[Array, Array, Info]:
         """(z, log |det dz/dx|, info), as `forward_with_info`."""
         x = check_event("x", x, self.event_shape)
+        wanted = self.latent_shape(x.shape)
         context = _same_precision(check_context(type(self).__name__, context, self.context_shape), x)
-        return _checked_output(self, x, *self._inverse_with_info(params, x, context, key, log_det))
+        return _checked_output(self, x, wanted, *self._inverse_with_info(params, x, context, key, log_det))
 
     @abc.abstractmethod
     def _init(self, key: Key, x: Array, context: Context) -> Params: ...
@@ -204,7 +215,9 @@ def _same_precision(context: Context, event: Array) -> Context:
     return context.astype(event.dtype)
 
 
-def _checked_output(bijector: Bijector, given: Array, event: Array, log_det: ArrayLike, info: Info) -> tuple[Array, Array, Info]:
+def _checked_output(
+    bijector: Bijector, given: Array, wanted: Shape, event: Array, log_det: ArrayLike, info: Info
+) -> tuple[Array, Array, Info]:
     # Accumulated in at least float32, whatever the event is stored in.
     log_det = jnp.asarray(log_det, jnp.promote_types(given.dtype, jnp.float32))
     if log_det.shape:
@@ -212,27 +225,49 @@ def _checked_output(bijector: Bijector, given: Array, event: Array, log_det: Arr
             f"{type(bijector).__name__} returned a log_det of shape {log_det.shape}; "
             "a bijector maps one event and must sum to a scalar"
         )
-    if event.shape != given.shape:
+    if event.shape != wanted:
         raise ValueError(
-            f"{type(bijector).__name__} made an event of shape {event.shape} from one of shape {given.shape}; "
+            f"{type(bijector).__name__} made an event of shape {event.shape} from one of shape {given.shape}, wanted {wanted}; "
             "its parameters are of another event shape, or it broadcasts"
         )
     return event, log_det, info
 
 
-def check_event(name: str, x: ArrayLike, event_shape: Shape | None, *, batched: bool = False) -> Array:
+def check_event(
+    name: str, x: ArrayLike, event_shape: Shape | None, *, batched: bool = False, num_levels: int | None = None
+) -> Array:
     """x as a floating array whose trailing axes are `event_shape` (None: any), behind one batch axis if `batched`.
 
-    Raises TypeError for integers, ValueError for a wrong shape.
+    With `num_levels`, x is an array of integers in 0..num_levels - 1. Raises TypeError for a wrong kind of number,
+    ValueError for a wrong shape or for integers known to lie outside.
     """
-    x = jnp.asarray(x)
-    if not jnp.issubdtype(x.dtype, jnp.floating):
-        raise TypeError(f"{name} must be floating point, got {x.dtype}; cast it, and dequantise data that are discrete")
+    x = check_levels(name, jnp.asarray(x), num_levels)
     if event_shape is not None and x.shape[int(batched) :] != event_shape:
         wanted = ("(n,) + " if batched else "") + str(event_shape)
         raise ValueError(f"{name} must have shape {wanted}, got {x.shape}")
     if batched and (x.ndim < 1 or x.shape[0] < 1):
         raise ValueError(f"{name} must be a batch with a leading axis of at least one event, got shape {x.shape}")
+    return x
+
+
+def check_levels(name: str, x: Any, num_levels: int | None) -> Any:
+    """The array x, if it is of real numbers (num_levels None) or of integers in 0..num_levels - 1.
+
+    Raises TypeError for the other kind, ValueError for integers known to lie outside.
+    """
+    if num_levels is None:
+        if not jnp.issubdtype(x.dtype, jnp.floating):
+            raise TypeError(
+                f"{name} must be floating point, got {x.dtype}; cast it, or dequantise data that are discrete "
+                "(gm.models.Dequantized for images)"
+            )
+        return x
+    if not jnp.issubdtype(x.dtype, jnp.integer):
+        raise TypeError(f"{name} must be integers in 0..{num_levels - 1}, got {x.dtype}; the model dequantises them itself")
+    if not isinstance(x, Tracer) and x.size and jnp.iinfo(x.dtype).max >= num_levels:
+        low, high = int(x.min()), int(x.max())
+        if low < 0 or high >= num_levels:
+            raise ValueError(f"{name} must be integers in 0..{num_levels - 1}, got values from {low} to {high}")
     return x
 
 

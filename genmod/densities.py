@@ -45,6 +45,10 @@ class Density(Description, abc.ABC):
         with jax.numpy_rank_promotion("allow"), jax.default_matmul_precision("highest"):  # Distrax broadcasts
             return jnp.asarray(self.distribution(params, z.dtype).log_prob(z))
 
+    def tempered(self, temperature: float) -> "Density":
+        """The density narrowed to `temperature` times its standard deviation; ValueError where that is not defined."""
+        raise ValueError(f"temperature={temperature} wants a Normal base, got {type(self).__name__}")
+
     def sample(self, params: Params, key: Key, shape: Shape = (), dtype: Any = None) -> Array:
         """Independent draws, shape + event_shape."""
         with jax.numpy_rank_promotion("allow"), jax.default_matmul_precision("highest"):
@@ -76,6 +80,11 @@ class Normal(_Standard):
         super().__post_init__()
         if not self.scale > 0:
             raise ValueError(f"scale must be > 0, got {self.scale}")
+
+    def tempered(self, temperature):
+        if not temperature > 0:
+            raise ValueError(f"temperature must be > 0, got {temperature}")
+        return Normal(self.event_shape, self.scale * temperature)
 
     def _scalar(self, zeros):
         return distrax.Normal(zeros, zeros + self.scale)

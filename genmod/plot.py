@@ -108,6 +108,38 @@ def lines(path: Path, x: Any, curves: dict[str, Any], *, xlabel: str, ylabel: st
     _save(figure, path)
 
 
+def images(path: Path, rows: Sequence[tuple[str, Any]], *, title: str = "") -> None:
+    """Rows of images, (name, (n, H, W, C)) each, values in [0, 1] (clipped); C is 1 (grey) or 3 (RGB)."""
+    columns = max(len(row) for _, row in rows)
+    size = (0.75 * columns + 1.0, 0.75 * len(rows) + (0.5 if title else 0.1))
+    figure, axes = _pyplot().subplots(len(rows), columns, figsize=size, squeeze=False, constrained_layout=True)
+    for line, (name, row) in zip(axes, rows, strict=True):
+        for axis in line:
+            axis.axis("off")
+        for axis, image in zip(line, np.clip(np.asarray(row), 0.0, 1.0), strict=False):
+            axis.imshow(image.squeeze(-1) if image.shape[-1] == 1 else image, cmap="gray", vmin=0, vmax=1)
+        line[0].text(-0.15, 0.5, name, transform=line[0].transAxes, ha="right", va="center", fontsize=8)
+    figure.suptitle(title, fontsize=10)
+    _save(figure, path)
+
+
+def histograms(path: Path, values: dict[str, Any], *, xlabel: str, title: str = "", log: bool = False) -> None:
+    """Named samples, (n,) each, as shares in common bins; the first is drawn as the reference, filled in grey.
+
+    log: bins of equal ratio on a logarithmic axis, for positive values. Bins end at the 0.1% and 99.9% quantiles.
+    """
+    arrays = {name: np.asarray(sample, np.float64) for name, sample in values.items()}
+    ends = np.array([np.quantile(sample, [0.001, 0.999]) for sample in arrays.values()])
+    bins: Sequence[float] = (np.geomspace if log else np.linspace)(ends.min(), ends.max(), 61).tolist()
+    figure, axis = _pyplot().subplots(figsize=(7, 4), constrained_layout=True)
+    for i, (name, sample) in enumerate(arrays.items()):
+        style = {"color": "0.75"} if i == 0 else {"color": f"C{i - 1}", "histtype": "step", "linewidth": 1.5}
+        axis.hist(sample, bins=bins, weights=np.full(len(sample), 1 / len(sample)), label=name, **style)
+    axis.set(xlabel=xlabel, ylabel="share", title=title, xscale="log" if log else "linear")
+    axis.legend()
+    _save(figure, path)
+
+
 def trajectories(path: Path, paths: dict[str, Any], *, title: str = "") -> None:
     """Paths of points in the plane, name -> (n, times, 2): one panel each, starts in black, ends in colour."""
     points = np.concatenate([np.asarray(p).reshape(-1, 2) for p in paths.values()])

@@ -7,6 +7,7 @@ equal, bit for bit, to one that was not.
 
 import dataclasses
 import functools
+import math
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -88,7 +89,8 @@ def fit(
       key: one key; it fixes initialisation, minibatches and the noise of the loss.
       optimizer: any Optax optimizer (None: Adam 1e-3). Pass the same object again and nothing is compiled again.
       validation: like data. Its loss is taken every `validate_every` steps; training stops after `patience`
-        validations without a new best. (Of n rows in k blocks of at most 4,096, up to k - 1 are left out.)
+        validations without a new best. (Of n rows in k blocks of at most 4,096, fewer where events are large, up to k - 1
+        are left out.)
       clip_norm, ema_decay: see `GradientStep`. loss_fn: in place of `model.loss`, (params, key, x, context) -> (loss,
         metrics). step: in place of the whole default step.
       params: start from these instead of `model.init`.
@@ -231,8 +233,8 @@ def _sampler(program: _Program, data: Any, key: Key) -> EpochSampler | None:
 
 
 def _validation_loss(program, params, held_out, key):
-    num_rows = jax.tree.leaves(held_out)[0].shape[0]
-    num_blocks = -(-num_rows // 4096)
+    num_rows, *shape = held_out[0].shape
+    num_blocks = -(-num_rows // max(64, min(4096, 2**18 // max(1, math.prod(shape)))))
     size = num_rows // num_blocks
     blocks = jax.tree.map(lambda a: a[: num_blocks * size].reshape(num_blocks, size, *a.shape[1:]), held_out)
 

@@ -16,9 +16,12 @@ from genmod.bijectors import (
     ActNorm,
     Additive,
     Affine,
+    AlphaLogit,
     Autoregressive,
     Chain,
+    Checkerboard,
     CircularSpline,
+    Conv1x1,
     Coupling,
     DeepSigmoidal,
     DiagonalAffine,
@@ -30,17 +33,21 @@ from genmod.bijectors import (
     LowRankAffine,
     LULinear,
     MatrixAffine,
+    MultiScale,
     Permutation,
     Planar,
     Power,
     Radial,
     RationalQuadraticSpline,
     Repeat,
+    Rescale,
     Reverse,
     ScalarAffine,
     ScalarFunction,
     Sigmoid,
     Softplus,
+    Split,
+    Squeeze,
     Standardize,
     Sylvester,
     Tanh,
@@ -51,7 +58,7 @@ from genmod.bijectors import (
 from genmod.bijectors.transformers import soft_bound
 from genmod.densities import from_distrax
 from genmod.models import Pushforward
-from genmod.nets import MADE, MLP, VelocityMLP
+from genmod.nets import MADE, MLP, GatedAttentionNet, GlowNet, ResNet, VelocityMLP
 from genmod.ode import RK4, Adaptive, FixedSteps
 
 
@@ -83,6 +90,7 @@ class Case(NamedTuple):
 
 MLP8, MADE12 = MLP((8,), jnp.tanh), MADE((12, 12), jnp.tanh)
 SPLINE = RationalQuadraticSpline(num_bins=5, bound=3.0)
+GLOW8 = GlowNet(8, jnp.tanh)
 VELOCITY8 = VelocityMLP((8,), jnp.tanh)
 # Forward and reverse mode; in float64 the tolerance decides, in float32 the smallest step, so that it is exact to both.
 TO_ROUNDING = Adaptive(
@@ -156,6 +164,18 @@ BIJECTORS: dict[str, Case] = {
     # Hidden layers narrower than the event: some degrees have no unit.
     "autoregressive_narrow": Case(Autoregressive(Affine(), MADE((3, 2), jnp.tanh)), (6,), slow=True),
     "autoregressive_linear": Case(Autoregressive(Affine(), MADE(()))),
+    # Images.
+    "alpha_logit": Case(AlphaLogit(), (2, 2, 1), jax.nn.sigmoid, identity=False, far=None),
+    "rescale": Case(Rescale(-2.0, 0.5), (2, 2, 1), identity=False),
+    "squeeze": Case(Squeeze(), (2, 2, 4), identity=False),
+    "conv_1x1": Case(Conv1x1(), (2, 2, 3), identity=False),
+    "conv_1x1_free": Case(Conv1x1("free"), (2, 2, 3), identity=False),
+    "coupling_of_channels": Case(Coupling(Affine(), GLOW8, 1, **WITH_CONTEXT), (2, 2, 3)),
+    "coupling_of_channels_spline": Case(Coupling(SPLINE, GatedAttentionNet(4, num_heads=2), 1), (2, 2, 2), slow=True),
+    "coupling_checkerboard": Case(Coupling(Affine(), ResNet(4, 1, jnp.tanh), Checkerboard()), (3, 2, 1)),
+    "coupling_checkerboard_of_image": Case(Coupling(Affine(), GLOW8, Checkerboard(odd=True), (4, 4, 1)), (2, 2, 2), slow=True),
+    "split": Case(Split(GLOW8), (2, 2, 3)),
+    "multi_scale": Case(MultiScale((4, 2, 1), (Squeeze(), Conv1x1()), Split(GLOW8)), (8,), identity=False),
     # Perturbations of the identity.
     "planar": Case(Planar()),
     "planar_conditional": Case(Planar(**WITH_CONTEXT)),

@@ -5,16 +5,19 @@ from genmod.bijectors.actnorm import ActNorm as ActNorm, Standardize as Standard
 from genmod.bijectors.autoregressive import Autoregressive as Autoregressive
 from genmod.bijectors.check import BijectionReport as BijectionReport, check_bijection as check_bijection
 from genmod.bijectors.combinators import Chain as Chain, Invert as Invert, Repeat as Repeat
-from genmod.bijectors.coupling import Coupling as Coupling
+from genmod.bijectors.coupling import Checkerboard as Checkerboard, Coupling as Coupling
 from genmod.bijectors.elementwise import (
+    AlphaLogit as AlphaLogit,
     Exp as Exp,
     Logit as Logit,
     Power as Power,
+    Rescale as Rescale,
     Sigmoid as Sigmoid,
     Softplus as Softplus,
     Tanh as Tanh,
 )
 from genmod.bijectors.health import HealthReport as HealthReport, health as health
+from genmod.bijectors.image import Conv1x1 as Conv1x1, MultiScale as MultiScale, Split as Split, Squeeze as Squeeze
 from genmod.bijectors.linear import (
     DiagonalAffine as DiagonalAffine,
     Householder as Householder,

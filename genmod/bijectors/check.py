@@ -118,6 +118,10 @@ class _Probe:
     def maps(self, z: Array, x: Array) -> _Maps:
         return self._maps(self.params, z, x)
 
+    def as_latents(self, x: Array) -> Array:
+        """Some latent events, as many as x."""
+        return x.reshape(x.shape[0], *self.bijector.latent_shape(x.shape[1:]))
+
     def scalar(self, params: Params, x: Array) -> Array:
         """Some smooth number that depends on everything the inverse returns."""
         z, log_det = self._batched(self.bijector.inverse_and_log_det, params, x)
@@ -138,13 +142,15 @@ class _Probe:
 
 
 def _jitter(params: Params, key: Key, scale: float) -> Params:
+    """`params` with noise of size `scale` on what is trained."""
     rng = np.random.default_rng(np.asarray(jax.random.key_data(key)))  # NumPy: no compilation for every new shape
-    return jax.tree.map(lambda p: p + np.asarray(scale * rng.standard_normal(p.shape), p.dtype), params)
+    noise = jax.tree.map(lambda p: np.asarray(scale * rng.standard_normal(p.shape), p.dtype), params)
+    return jax.tree.map(lambda p, n, trained: p + n if trained else p, params, noise, trainable_mask(params))
 
 
 def _values(name: str, probe: _Probe, x: Array, near: int) -> list[Row]:
     """Log-determinants, round trips and dtypes at the points x, of which the first `near` are not far points."""
-    z = probe.maps(x, x).z_of_x
+    z = probe.maps(probe.as_latents(x), x).z_of_x
     maps = probe.maps(z, x)
     back = probe.maps(z, maps.x_of_z)
     rows = []
@@ -196,7 +202,7 @@ def _finite_gradients(name: str, probe: _Probe, x: Array) -> Row:
 
 
 def _jit_eager_vmap(probe: _Probe, x: Array) -> Row:
-    batched = probe.maps(x, x)
+    batched = probe.maps(probe.as_latents(x), x)
     context = None if probe.context is None else probe.context[0]
     z, log_det = probe.bijector.inverse_and_log_det(probe.params, x[0], context)
     # np.maximum, unlike max, keeps a NaN.

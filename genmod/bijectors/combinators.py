@@ -9,7 +9,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from genmod.base import Array, Bijector, Context, InfoBijector, add_info, check_positive, vmap_events
+from genmod.base import Array, Bijector, Context, InfoBijector, Params, add_info, check_positive, vmap_events
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,7 +33,21 @@ class Chain(InfoBijector):
 
     @property
     def event_shape(self):
-        return next((b.event_shape for b in self.bijectors if b.event_shape is not None), None)
+        shape = None
+        for bijector in self.bijectors:
+            through = None if shape is None else bijector.data_shape(shape)
+            shape = bijector.event_shape if bijector.event_shape is not None else through
+        return shape
+
+    def data_shape(self, latent_shape):
+        for bijector in self.bijectors:
+            latent_shape = bijector.data_shape(latent_shape)
+        return latent_shape
+
+    def latent_shape(self, data_shape):
+        for bijector in reversed(self.bijectors):
+            data_shape = bijector.latent_shape(data_shape)
+        return data_shape
 
     @property
     def context_shape(self):
@@ -46,9 +60,9 @@ class Chain(InfoBijector):
     def _init(self, key, x, context):
         params = []
         for i, bijector in reversed(list(enumerate(self.bijectors))):
-            params.insert(0, _init_member(bijector, jax.random.fold_in(key, i), x, context))
+            params.insert(0, init_member(bijector, jax.random.fold_in(key, i), x, context))
             if i > 0:
-                x = _inverse_batch(bijector, params[0], x, context)
+                x = inverse_batch(bijector, params[0], x, context)
         return tuple(params)
 
     def _forward_with_info(self, params, z, context, key, log_det):
@@ -105,9 +119,12 @@ class Repeat(_Wrapper):
         check_positive(num=self.num, unroll=self.unroll)
 
     def _init(self, key, x, context):
+        if self.bijector.latent_shape(x.shape[1:]) != x.shape[1:]:
+            raise ValueError(f"Repeat wants a bijector that keeps the shape {x.shape[1:]} of its event")
+
         def layer(x, key):
             params = self.bijector.init(key, x, context)
-            return _inverse_batch(self.bijector, params, x, context), params
+            return inverse_batch(self.bijector, params, x, context), params
 
         return jax.lax.scan(layer, x, jax.random.split(key, self.num), reverse=True)[1]
 
@@ -139,8 +156,21 @@ class Invert(_Wrapper):
 
     bijector: Bijector
 
+    @property
+    def event_shape(self):
+        inner = self.bijector.event_shape
+        return None if inner is None else self.bijector.latent_shape(inner)
+
+    def data_shape(self, latent_shape):
+        return self.bijector.latent_shape(latent_shape)
+
+    def latent_shape(self, data_shape):
+        return self.bijector.data_shape(data_shape)
+
     def _init(self, key, x, context):
-        return self.bijector.init(key, x, context)
+        # An example of the other side: only its shape is right.
+        other = self.latent_shape(x.shape[1:])
+        return self.bijector.init(key, x.reshape(x.shape[0], *other), context)
 
     def _forward_with_info(self, params, z, context, key, log_det):
         return self.bijector.inverse_with_info(params, z, context, key=key, log_det=log_det)
@@ -154,10 +184,12 @@ def context_for(bijector: Bijector, context: Context) -> Context:
     return None if bijector.context_shape is None else context
 
 
-def _init_member(bijector: Bijector, key: Array, x: Array, context: Context):
+def init_member(bijector: Bijector, key: Array, x: Array, context: Context) -> Params:
+    """The parameters of a member of a composition, whose context it may not want."""
     return bijector.init(key, x, context_for(bijector, context))
 
 
-def _inverse_batch(bijector: Bijector, params, x: Array, context: Context) -> Array:
+def inverse_batch(bijector: Bijector, params: Params, x: Array, context: Context) -> Array:
+    """z of a batch of x, on its way to the member before."""
     context = context_for(bijector, context)
     return vmap_events(bijector.inverse, (None, 0, None if context is None else 0))(params, x, context)

@@ -4,7 +4,8 @@ One part of the event passes unchanged and parameterises a transformer of the ot
 
     x_a = z_a,  x_b = tau(z_b; net(z_a, context)),  log_det = sum log |dtau/dz_b|.
 
-Both directions cost one pass of the network. With `Additive` this is NICE, with `Affine` RealNVP, with a spline NSF.
+Both directions cost one pass of the network. With `Additive` this is NICE, with `Affine` RealNVP, with a spline NSF. Events
+are vectors, (D,), or images, (H, W, C); the parts of an image are channels or the two colours of a checkerboard.
 """
 
 import dataclasses
@@ -14,37 +15,50 @@ import jax.numpy as jnp
 import numpy as np
 
 from genmod import nets
-from genmod.base import Array, Bijector, Context, Shape
+from genmod.base import Array, Bijector, Context, Description, Shape
 from genmod.bijectors.transformers import Transformer
 
 
 @dataclasses.dataclass(frozen=True)
+class Checkerboard(Description):
+    """The split of an image by pixels: those with i + j even (`odd`: odd) pass unchanged (RealNVP, fig. 3)."""
+
+    odd: bool = False
+
+    def mask(self, height: int, width: int) -> np.ndarray:
+        """(height, width, 1) bools, True where a pixel passes unchanged."""
+        i, j = np.indices((height, width))
+        return ((i + j) % 2 == int(self.odd))[..., None]
+
+
+@dataclasses.dataclass(frozen=True)
 class Coupling(Bijector):
-    """A coupling layer of a vector, (D,).
+    """A coupling layer of a vector, (D,), or of an image, (H, W, C).
 
     Attributes:
       transformer: the scalar bijection of the changed part.
-      conditioner: a Flax Linen module, (num_inputs,) -> features. A zero-initialised dense layer follows it, so that the
-        layer starts as the identity. Its input is the unchanged part and the flat context; the constant 1 if both are empty.
-      split: the number of leading coordinates that pass unchanged, or a mask of D bools, True where unchanged.
-      context_shape: shape of the context, None without one.
+      conditioner: a Flax Linen module of the unchanged part, (num_inputs,) -> features, or (H, W, channels) -> features
+        for images. A zero-initialised last layer follows it (`nets.Head`), so that the layer starts as the identity.
+      split: the number of leading entries of the last axis (coordinates, channels) that pass unchanged; or a mask of that
+        axis, True where unchanged; or a `Checkerboard`, whose network sees zeros in the place of the changed pixels.
+      context_shape: shape of the context, None without one. `network_input` says how the conditioner sees it.
 
     Raises ValueError where the split does not fit the event or leaves nothing to transform.
     """
 
     transformer: Transformer
     conditioner: Any
-    split: int | tuple[bool, ...]
+    split: int | tuple[bool, ...] | Checkerboard
     context_shape: Shape | None = None
 
     @property
     def event_shape(self):
-        return None if isinstance(self.split, int) else (len(self.split),)
+        return (len(self.split),) if isinstance(self.split, tuple) else None
 
     def _init(self, key, x, context):
-        kept, _ = self.parts(x[0])
+        kept, moved = self.parts(x[0])
         inputs = network_input(kept, None if context is None else context[0])
-        return nets.init(self._network(x.shape[1]), key, inputs)
+        return nets.init(self._network(moved), key, inputs)
 
     def _forward(self, params, z, context):
         return self._transform(self.transformer.forward, params, z, context)
@@ -54,40 +68,70 @@ class Coupling(Bijector):
 
     def _transform(self, direction, params, event, context):
         kept, moved = self.parts(event)
-        raw = nets.apply(self._network(event.shape[0]), params, network_input(kept, context))
+        raw = nets.apply(self._network(moved), params, network_input(kept, context))
         # Parameter by parameter in memory, so that a transformer's reads of one parameter are contiguous.
-        raw = raw.astype(event.dtype).reshape(self.transformer.num_params, *moved.shape)
-        raw = jnp.moveaxis(raw, 0, -1)
-        moved, log_slope = direction(raw, moved)
-        return self._merge(kept, moved), log_slope.sum()
+        raw = raw.astype(event.dtype).reshape(*moved.shape[:-1], self.transformer.num_params, moved.shape[-1])
+        moved, log_slope = direction(jnp.moveaxis(raw, -2, -1), moved)
+        return self._merge(event, kept, moved, log_slope)
 
-    def _network(self, dim):
-        num_moved = dim - (self.split if isinstance(self.split, int) else sum(self.split))
-        return nets.Head(self.conditioner, num_moved * self.transformer.num_params)
+    def _network(self, moved):
+        return nets.Head(self.conditioner, moved.shape[-1] * self.transformer.num_params)
 
     def parts(self, event: Array) -> tuple[Array, Array]:
-        """(unchanged, changed) part of one event."""
-        if event.ndim != 1:
-            raise ValueError(f"Coupling takes vectors, got an event of shape {event.shape}")
+        """(unchanged, changed) part of one event; the whole event counts as changed where the split is a checkerboard."""
+        if event.ndim not in (1, 3):
+            raise ValueError(f"Coupling takes vectors (D,) and images (H, W, C), got an event of shape {event.shape}")
+        if isinstance(self.split, Checkerboard):
+            if event.ndim != 3 or event.shape[0] * event.shape[1] < 2:
+                raise ValueError(f"a Checkerboard splits images (H, W, C) of two pixels or more, got shape {event.shape}")
+            return jnp.where(self.split.mask(*event.shape[:2]), event, 0), event
+        size = event.shape[-1]
         if isinstance(self.split, int):
-            if not 0 <= self.split < event.shape[0]:
-                raise ValueError(f"split must be in 0..{event.shape[0] - 1} for {event.shape[0]} coordinates, got {self.split}")
-            return event[: self.split], event[self.split :]
+            if not 0 <= self.split < size:
+                raise ValueError(f"split must be in 0..{size - 1} for {_entries(event)}, got {self.split}")
+            return event[..., : self.split], event[..., self.split :]
         mask = np.asarray(self.split)
         if mask.all():
             raise ValueError("split leaves nothing to transform: at least one entry of the mask must be False")
         return event[np.flatnonzero(mask)], event[np.flatnonzero(~mask)]
 
-    def _merge(self, kept: Array, moved: Array) -> Array:
-        joined = jnp.concatenate([kept, moved])
-        if isinstance(self.split, int):
-            return joined
-        mask = np.asarray(self.split)
-        return joined[np.argsort(np.concatenate([np.flatnonzero(mask), np.flatnonzero(~mask)]))]
+    def _merge(self, event, kept, moved, log_slope):
+        if isinstance(self.split, Checkerboard):
+            mask = np.broadcast_to(self.split.mask(*event.shape[:2]), event.shape)
+            return jnp.where(mask, event, moved), jnp.where(mask, 0.0, log_slope).sum()
+        joined = jnp.concatenate([kept, moved], -1)
+        if isinstance(self.split, tuple):
+            mask = np.asarray(self.split)
+            joined = joined[np.argsort(np.concatenate([np.flatnonzero(mask), np.flatnonzero(~mask)]))]
+        return joined, log_slope.sum()
 
 
 def network_input(kept: Array, context: Context) -> Array:
-    """What a conditioner reads: the kept part and the flat context, or a constant 1 where there is neither."""
-    parts = [kept] if context is None else [kept, context.reshape(-1).astype(kept.dtype)]
-    joined = jnp.concatenate(parts)
-    return joined if joined.size else jnp.ones(1, kept.dtype)
+    """What a conditioner reads: the kept part and the context, or a constant 1 where there is neither.
+
+    For a vector the context is flat. Beside an image (H, W, C), a context that is itself an image, of a multiple k of its
+    height and width, is squeezed to that size (k^2 times the channels); any other is flat, and equal in every pixel.
+    """
+    space = kept.shape[:-1]
+    parts = [kept] if context is None else [kept, _beside(context, space).astype(kept.dtype)]
+    joined = jnp.concatenate(parts, -1)
+    return joined if joined.size else jnp.ones((*space, 1), kept.dtype)
+
+
+def _beside(context: Array, space: Shape) -> Array:
+    if context.ndim == 3 and len(space) == 2:
+        factor = context.shape[0] // space[0]
+        if context.shape[:2] == (factor * space[0], factor * space[1]):
+            return space_to_channels(context, factor)
+    return jnp.broadcast_to(context.reshape((1,) * len(space) + (-1,)), (*space, context.size))
+
+
+def space_to_channels(image: Array, factor: int) -> Array:
+    """(H, W, C) -> (H / k, W / k, k^2 C): each k x k block of pixels becomes one pixel, row by row."""
+    height, width, channels = image.shape
+    blocks = image.reshape(height // factor, factor, width // factor, factor, channels)
+    return blocks.transpose(0, 2, 1, 3, 4).reshape(height // factor, width // factor, factor**2 * channels)
+
+
+def _entries(event: Array) -> str:
+    return f"{event.shape[-1]} " + ("coordinates" if event.ndim == 1 else "channels")

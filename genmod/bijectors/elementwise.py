@@ -80,6 +80,54 @@ class Logit(ScalarMap):
 
 
 @dataclasses.dataclass(frozen=True)
+class AlphaLogit(ScalarMap):
+    """x = logit(alpha + (1 - 2 alpha) z), [0, 1] to R: RealNVP's preprocessing (Dinh et al. 2016, arXiv:1605.08803, sec. 4.1).
+
+    alpha > 0 keeps the ends 0 and 1 finite. As the last layer of an image flow it stands inverted, `Invert(AlphaLogit())`.
+    """
+
+    alpha: float = 0.05
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not 0 < self.alpha < 0.5:
+            raise ValueError(f"alpha must be in (0, 1/2), got {self.alpha}")
+
+    def _map(self, z):
+        p = self.alpha + (1 - 2 * self.alpha) * z
+        return jnp.log(p) - jnp.log1p(-p)
+
+    def _unmap(self, x):
+        return (jax.nn.sigmoid(x) - self.alpha) / (1 - 2 * self.alpha)
+
+    def _log_slope(self, z):
+        p = self.alpha + (1 - 2 * self.alpha) * z
+        return math.log(1 - 2 * self.alpha) - jnp.log(p) - jnp.log1p(-p)
+
+
+@dataclasses.dataclass(frozen=True)
+class Rescale(ScalarMap):
+    """x = scale z + shift with constants, for a change of units; log x' = log |scale|."""
+
+    scale: float = 1.0
+    shift: float = 0.0
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not (math.isfinite(self.scale) and self.scale != 0 and math.isfinite(self.shift)):
+            raise ValueError(f"scale must be finite and not 0, shift finite, got scale={self.scale}, shift={self.shift}")
+
+    def _map(self, z):
+        return self.scale * z + self.shift
+
+    def _unmap(self, x):
+        return (x - self.shift) / self.scale
+
+    def _log_slope(self, z):
+        return jnp.full_like(z, math.log(abs(self.scale)))
+
+
+@dataclasses.dataclass(frozen=True)
 class Softplus(ScalarMap):
     """x = log(1 + exp z), R to (0, inf); log x' = -softplus(-z)."""
 

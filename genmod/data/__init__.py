@@ -1,9 +1,11 @@
-"""Data sets: toys whose density and entropy are known exactly, and real tables.
+"""Data sets: toys whose density and entropy are known exactly, real tables, and images.
 
 data = gm.data.two_moons(key, 20_000)      # .train .validation .test .log_prob .entropy
 data = gm.data.table("my.csv", seed=0)     # .train .validation .test
+data = gm.data.images.mnist()              # .train .validation .test .labels .num_levels
 """
 
+from genmod.data import images as images
 from genmod.data.base import Toy as Toy
 from genmod.data.checkerboard import Checkerboard as Checkerboard, checkerboard as checkerboard
 from genmod.data.curves import (
@@ -14,7 +16,7 @@ from genmod.data.curves import (
     two_moons as two_moons,
     two_spirals as two_spirals,
 )
-from genmod.data.dataset import Dataset as Dataset, from_density as from_density, split as split
+from genmod.data.dataset import Dataset as Dataset, Labels as Labels, from_density as from_density, split as split
 from genmod.data.mixtures import (
     EightGaussians as EightGaussians,
     Funnel as Funnel,

@@ -1,14 +1,15 @@
 """A data set: three arrays and, where it is known, the density they came from.
 
 The splits are independent: for synthetic data each is drawn with its own key,
-`fold_in(key, 0 | 1 | 2)`; for a table they are disjoint rows of one shuffle.
+`fold_in(key, 0 | 1 | 2)`; for a table they are disjoint rows of one shuffle; those of
+published images follow the publication.
 """
 
 import dataclasses
 import math
 import operator
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -18,12 +19,21 @@ from genmod.data.base import Toy
 from genmod.keys import check_key
 
 
+class Labels(NamedTuple):
+    """The class of every row of the three arrays of a Dataset: integers, (n,) each."""
+
+    train: Array
+    validation: Array
+    test: Array
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Dataset:
     """Train, validation and test arrays, each (n, *event_shape), of one distribution.
 
-    Arrays are float32, or float64 where JAX's x64 is on.  `density` is the exact
-    distribution of synthetic data, and None for a table.
+    Real values are float32, or float64 where JAX's x64 is on.  Discrete values are uint8
+    levels 0..num_levels - 1; num_levels is None for real ones.  `density` is the exact
+    distribution of synthetic data, else None; `labels` are the classes of the rows, else None.
     """
 
     name: str
@@ -31,6 +41,8 @@ class Dataset:
     validation: Array
     test: Array
     density: Toy | None = None
+    labels: Labels | None = None
+    num_levels: int | None = None
 
     @property
     def event_shape(self) -> tuple[int, ...]:
@@ -58,14 +70,14 @@ class Dataset:
         """
         if self.density is None:
             raise ValueError(
-                f"the density of the table {self.name!r} is unknown, so it has no fresh samples: "
-                "take rows of .train, .validation or .test."
+                f"the density of {self.name!r} is unknown, so it has no fresh samples: take rows of .train, .validation or .test."
             )
         return self.density.sample(check_key(key), (_check_count(n),))
 
     def __repr__(self) -> str:
         shapes = ", ".join(f"{s}={getattr(self, s).shape}" for s in ("train", "validation", "test"))
-        return f"Dataset({self.name!r}, {shapes}, density={self.density!r})"
+        levels = "" if self.num_levels is None else f", num_levels={self.num_levels}"
+        return f"Dataset({self.name!r}, {shapes}, density={self.density!r}{levels})"
 
 
 def from_density(name: str, density: Toy, key: Array, n: int) -> Dataset:

@@ -1,12 +1,96 @@
-"""Reading tables from .npy, .npz and .csv into NumPy, without ever unpickling."""
+"""Where data come from: the folder named by GENMOD_DATA, scikit-learn, compressed files, and tables in .npy, .npz and .csv.
+
+Nothing is ever unpickled, and nothing extracted to disk.
+"""
 
 import csv
+import gzip
+import os
 import pathlib
+import tarfile
 import zipfile
+import zlib
+from typing import Any
 
 import numpy as np
 
 _WANTED = "a .npy, .npz or .csv table"
+
+
+def data_folder(wanted: str, fill: str = "") -> pathlib.Path:
+    """The folder named by GENMOD_DATA; `wanted` ("the file a.npz is") and `fill` ("fill it with ...") are for the error.
+
+    Raises:
+        FileNotFoundError: GENMOD_DATA is not set.
+    """
+    folder = os.environ.get("GENMOD_DATA")
+    if not folder:
+        raise FileNotFoundError(
+            f"{wanted} wanted from the folder named by the environment variable GENMOD_DATA, which is not set: "
+            f"set it to the folder that holds your data{fill and ', and ' + fill}."
+        )
+    return pathlib.Path(folder)
+
+
+def data_file(name: str) -> pathlib.Path:
+    """The path of a file in the folder named by GENMOD_DATA.
+
+    Raises:
+        FileNotFoundError: GENMOD_DATA is not set, or lacks the file.
+    """
+    folder = data_folder(f"the file {name} is")
+    if not (folder / name).is_file():
+        raise FileNotFoundError(f"the file {name} is wanted, but GENMOD_DATA={folder} lacks it: put it there.")
+    return folder / name
+
+
+def sklearn_datasets() -> Any:
+    """The module sklearn.datasets.
+
+    Raises:
+        ImportError: scikit-learn is not installed.
+    """
+    try:
+        import sklearn.datasets  # an optional extra
+    except ImportError as error:
+        raise ImportError(
+            'this data set comes with scikit-learn, which is not installed: pip install "genmod-jax[experiments]".'
+        ) from error
+    return sklearn.datasets
+
+
+def unzip(path: pathlib.Path, fix: str = "fetch it again") -> bytes:
+    """The bytes of a file, decompressed if it is gzip by its first bytes: some browsers unpack and keep the name.
+
+    Raises:
+        ValueError: damaged gzip; the message ends with `fix`.
+    """
+    content = path.read_bytes()
+    if not content.startswith(b"\x1f\x8b"):
+        return content
+    try:
+        return gzip.decompress(content)
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise ValueError(f"{path} is damaged gzip ({error}): {fix}.") from None
+
+
+def untar(path: pathlib.Path, files: list[str], fix: str = "fetch it again") -> list[bytes]:
+    """The bytes of the regular files of exactly these names in a .tar.gz; nothing is written, whatever else it holds.
+
+    Raises:
+        ValueError: a damaged archive, or one without these files; the message ends with `fix`.
+    """
+    contents: dict[str, bytes] = {}
+    try:
+        with tarfile.open(path, "r|gz") as archive:
+            for member in archive:
+                if member.name in files and member.isreg() and (file := archive.extractfile(member)):
+                    contents[member.name] = file.read()
+    except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
+        raise ValueError(f"{path} is a damaged archive ({error}): {fix}.") from None
+    if missing := [file for file in files if file not in contents]:
+        raise ValueError(f"{path} lacks {', '.join(missing)}: {fix}.")
+    return [contents[file] for file in files]
 
 
 def read(path: pathlib.Path) -> tuple[dict[str, np.ndarray], list[str] | None]:

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from genmod.data.dataset import Dataset, split
-from genmod.data.files import read
+from genmod.data.files import data_file, read, sklearn_datasets
 
 _MIN_ROWS = 10
 _SPLITS = {"train": ("train",), "validation": ("validation", "val", "valid"), "test": ("test",)}
@@ -75,7 +75,7 @@ def miniboone(seed: int = 0) -> Dataset:
         FileNotFoundError: GENMOD_DATA is not set, or lacks the file.
         ValueError: the file does not hold `val` and `test`.
     """
-    path = _data_file("miniboone/miniboone_val_test.npz")
+    path = data_file("miniboone/miniboone_val_test.npz")
     arrays, _ = read(path)
     if not {"val", "test"} <= set(arrays):
         raise ValueError(f"{path.name} has arrays {sorted(arrays)}, but 'val' and 'test' are wanted: fetch it again.")
@@ -95,7 +95,7 @@ def digits(seed: int = 0) -> Dataset:
     Raises:
         ImportError: scikit-learn is not installed.
     """
-    levels = _sklearn_datasets().load_digits().data
+    levels = sklearn_datasets().load_digits().data
     noise = np.random.default_rng(0).random(levels.shape)
     return _split_dataset("digits", (levels + noise) / 17, seed)
 
@@ -106,7 +106,7 @@ def breast_cancer(seed: int = 0) -> Dataset:
     Raises:
         ImportError: scikit-learn is not installed.
     """
-    return _split_dataset("breast_cancer", _sklearn_datasets().load_breast_cancer().data, seed)
+    return _split_dataset("breast_cancer", sklearn_datasets().load_breast_cancer().data, seed)
 
 
 def wine(seed: int = 0) -> Dataset:
@@ -117,7 +117,7 @@ def wine(seed: int = 0) -> Dataset:
     Raises:
         ImportError: scikit-learn is not installed.
     """
-    return _split_dataset("wine", _sklearn_datasets().load_wine().data, seed)
+    return _split_dataset("wine", sklearn_datasets().load_wine().data, seed)
 
 
 def _split_dataset(name: str, x: np.ndarray, seed: int) -> Dataset:
@@ -126,29 +126,6 @@ def _split_dataset(name: str, x: np.ndarray, seed: int) -> Dataset:
 
 def _array(x: np.ndarray) -> Any:
     return jnp.asarray(x, jnp.result_type(float))
-
-
-def _sklearn_datasets() -> Any:
-    try:
-        import sklearn.datasets  # an optional extra
-    except ImportError as error:
-        raise ImportError(
-            'this table comes with scikit-learn, which is not installed: pip install "genmod-jax[experiments]".'
-        ) from error
-    return sklearn.datasets
-
-
-def _data_file(name: str) -> pathlib.Path:
-    folder = os.environ.get("GENMOD_DATA")
-    if not folder:
-        raise FileNotFoundError(
-            f"the file {name} is wanted from the folder named by the environment variable GENMOD_DATA, which is "
-            "not set: set it to the folder that holds your data."
-        )
-    path = pathlib.Path(folder) / name
-    if not path.is_file():
-        raise FileNotFoundError(f"the file {name} is wanted, but GENMOD_DATA={folder} lacks it: put it there.")
-    return path
 
 
 def _checked(x: np.ndarray, where: str, columns: list[str] | None = None, min_rows: int = _MIN_ROWS) -> np.ndarray:

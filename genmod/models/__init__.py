@@ -1,6 +1,7 @@
 """Models, one file per family. `base.Model` is the protocol."""
 
 from genmod.models.base import Model as Model
+from genmod.models.dequantized import Dequantized as Dequantized
 from genmod.models.flow import Flow as Flow
 from genmod.models.flow_matching import FlowMatching as FlowMatching, Reflow as Reflow
 from genmod.models.pushforward import Pushforward as Pushforward

@@ -4,10 +4,13 @@ x = f(z), z ~ p_base;    log p(x) = log p_base(f^-1(x)) + log |det df^-1/dx|
 """
 
 import abc
+import dataclasses
 import functools
+from typing import Self
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from genmod.base import (
     Array,
@@ -48,7 +51,7 @@ class Pushforward(Model, abc.ABC):
 
     @property
     def event_shape(self):
-        return self.base.event_shape
+        return self.bijector.data_shape(self.base.event_shape)
 
     @property
     def context_shape(self):
@@ -70,13 +73,31 @@ class Pushforward(Model, abc.ABC):
                 "use another base for reverse KL, or sample and log_prob where no gradient is wanted"
             )
         context = self._one_context_each(context, num)
-        base, z, keys = self.draw_base(params, check_key(key), num)
+        _, z, keys = self.draw_base(params, check_key(key), num)
+        return vmap_blocks(functools.partial(self.push, params), z, context, keys)
 
-        def forward(z, context, key):
-            x, log_det = self.bijector.forward_and_log_det(params["bijector"], z, context, key=key)
-            return x, self.base.log_prob(base, z) - log_det
+    def push(self, params: Params, z: Array, context: Context = None, key: Key | None = None) -> tuple[Array, Array]:
+        """(x, log p(x)) of ONE latent event z."""
+        x, log_det = self.bijector.forward_and_log_det(params["bijector"], z, context, key=key)
+        return x, self.base.log_prob(params.get("base", {}), z) - log_det
 
-        return vmap_blocks(forward, z, context, keys)
+    def encode(self, params: Params, x: ArrayLike, context: ArrayLike | None = None) -> Array:
+        """The latents z of events x, (n,) + event_shape. context: one per event, or one for all. Compiled."""
+        x = check_event("x", x, self.event_shape, batched=True)
+        return _move(self, "inverse", params, x, self._one_context_each(context, x.shape[0]))
+
+    def decode(self, params: Params, z: ArrayLike, context: ArrayLike | None = None) -> Array:
+        """The events x of latents z, (n,) + base.event_shape: the inverse of `encode`. Compiled."""
+        z = check_event("z", z, self.base.event_shape, batched=True)
+        return _move(self, "forward", params, z, self._one_context_each(context, z.shape[0]))
+
+    def tempered(self, temperature: float) -> Self:
+        """The same model, with the same parameters, whose base is narrowed to `temperature` times its standard deviation.
+
+        Glow's samples at reduced temperature (Kingma & Dhariwal 2018, arXiv:1807.03039, sec. 6). Raises ValueError for a base
+        that cannot be narrowed so.
+        """
+        return dataclasses.replace(self, base=self.base.tempered(temperature))  # type: ignore[type-var]
 
     def sample_with_info(self, params: Params, key: Key, num: int, context: Array | None = None) -> tuple[Array, Info]:
         """`num` draws, (num,) + event_shape, and how each was solved, a dict of (num,): `nfe`, `failed_solves`, ...
@@ -97,7 +118,7 @@ class Pushforward(Model, abc.ABC):
         x = check_event("x", x, self.event_shape, batched=True)
         return _log_prob_with_info(self, params, x, self._one_context_each(context, x.shape[0]), key)
 
-    def _one_context_each(self, context: Context, num: int) -> Context:
+    def _one_context_each(self, context: ArrayLike | None, num: int) -> Context:
         if context is not None and self.context_shape is not None and jnp.shape(context) == self.context_shape:
             context = jnp.broadcast_to(jnp.asarray(context)[None], (num, *self.context_shape))
         return check_context(type(self).__name__, context, self.context_shape, batch=() if context is None else (num,))
@@ -127,6 +148,11 @@ class Pushforward(Model, abc.ABC):
     def _sample(self, params, key, num, context):
         _, z, _ = self.draw_base(params, key, num)
         return vmap_blocks(functools.partial(self.bijector.forward, params["bijector"]), z, context)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _move(model, direction, params, events, context):
+    return vmap_blocks(functools.partial(getattr(model.bijector, direction), params["bijector"]), events, context)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))

@@ -1,5 +1,6 @@
 """Networks: the only folder that imports Flax. Any Linen module can stand where a network is asked for."""
 
+from genmod.nets.conv import GatedAttentionNet as GatedAttentionNet, GlowNet as GlowNet, ResNet as ResNet
 from genmod.nets.functional import apply as apply, init as init
 from genmod.nets.made import MADE as MADE
 from genmod.nets.mlp import MLP as MLP, Head as Head

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from genmod.base import Array
+from genmod.nets.convolution import Conv
 
 
 def uniform_bias(num_inputs: int) -> Callable:
@@ -39,7 +40,10 @@ class MLP(nn.Module):
 
 
 class Head(nn.Module):
-    """`body`, any module that gives features, followed by a dense layer of zeros: the output starts at exactly zero."""
+    """`body`, any module that gives features, followed by a linear layer of zeros: the output starts at exactly zero.
+
+    The layer is dense in the last axis; behind a body with a `head_kernel` above 1 it is a convolution of that size.
+    """
 
     body: nn.Module
     num_outputs: int
@@ -48,4 +52,7 @@ class Head(nn.Module):
     def __call__(self, x: Array) -> Array:
         features = self.body(x)
         features = features.astype(jnp.promote_types(features.dtype, jnp.float32))
+        kernel = getattr(self.body, "head_kernel", 1)
+        if kernel > 1:
+            return Conv(self.num_outputs, kernel, kernel_init=nn.initializers.zeros)(features)
         return nn.Dense(self.num_outputs, kernel_init=nn.initializers.zeros)(features)

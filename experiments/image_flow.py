@@ -1,0 +1,194 @@
+"""Fit an image flow to 8-bit (or fewer) images and report bits per dimension, an upper bound by dequantisation.
+
+python -m experiments.image_flow                                        Glow on scikit-learn's digits, which come with it
+python -m experiments.image_flow --data mnist --model real_nvp          files from GENMOD_DATA (gm.data.images.download)
+python -m experiments.image_flow --data mnist --num-layers 32 --num-scales 2 --hidden-channels 256 --num-steps 200000
+                                                                        towards the published numbers, on a GPU
+
+Figures: samples at two temperatures, a sweep of temperatures, reconstructions from the coarse latents alone, and
+interpolations, of all scales and of the coarsest.
+"""
+
+import dataclasses
+import functools
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import optax
+
+import genmod as gm
+from genmod.keys import stream
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    data: Literal["digits", "mnist", "fashion_mnist", "cifar10"] = "digits"
+    num_bits: int = 8
+    """Fewer than 8 keep the highest bits of each pixel (digits have 17 levels as they are)."""
+    model: Literal["glow", "real_nvp"] = "glow"
+    num_layers: int | None = None
+    """Steps of Glow, or couplings of each kind of RealNVP, per scale; None: 8 and 3."""
+    num_scales: int | None = None
+    """None: as many as the size allows, at most 3."""
+    hidden_channels: int | None = None
+    """None: 64 for Glow, 32 for RealNVP."""
+    transformer: Literal["affine", "spline"] = "affine"
+    attention: bool = False
+    """Gated convolutions with self-attention as conditioners, in the place of the published networks."""
+    alpha: float = 1e-6
+    """Of the logit that takes pixels to the real line: tiny where most pixels are black, 0.05 for photographs."""
+    dequantization: Literal["uniform", "variational"] = "uniform"
+    class_conditional: bool = False
+    """p(x | class) instead of p(x)."""
+    num_steps: int = 8_000
+    batch_size: int = 64
+    learning_rate: float = 1e-3
+    """After a warm-up over 500 steps, a cosine down to zero."""
+    clip_norm: float = 100.0
+    half_precision: bool = False
+    """bfloat16 in the networks (for GPUs)."""
+    num_draws: int = 16
+    """Draws of the noise for the tighter of the two bounds reported."""
+    num_test: int | None = None
+    """Test images (None: all)."""
+    seed: int = 0
+
+
+def experiment(config: Config, run: gm.run.Run) -> dict[str, Any]:
+    key = jax.random.key(config.seed)
+    data = load(config)
+    model = build(config, data)
+    fit = gm.fit(
+        model,
+        pair(config, data, "train"),
+        key=stream(key, "fit"),
+        optimizer=optimizer(config.learning_rate, config.num_steps),
+        num_steps=config.num_steps,
+        batch_size=config.batch_size,
+        validation=pair(config, data, "validation"),
+        validate_every=min(500, config.num_steps),
+        clip_norm=config.clip_norm,
+        checkpoint=run.checkpoint,
+        log=run.log,
+    )
+    x, context = pair(config, data, "test", config.num_test)
+    metrics: dict[str, Any] = {"model": config.model, "data": config.data, "num_test": len(x)}
+    metrics |= gm.evaluate(model, fit.params, x, context, key=stream(key, "test"))
+    metrics |= bits(metrics, data.event_shape, "bits_per_dim")
+    tighter = dataclasses.replace(model, num_draws=config.num_draws)
+    several = gm.evaluate(tighter, fit.params, x[:2_000], None if context is None else context[:2_000], key=stream(key, "draws"))
+    metrics |= bits(several, data.event_shape, f"bits_per_dim_{config.num_draws}_draws")
+    metrics["round_trip"] = round_trip(model, fit.params, x[:256], None if context is None else context[:256])
+    print(gm.run.table([row(config, metrics)]))
+    draw(config, run, data, model, fit, stream(key, "figures"))
+    return metrics
+
+
+def load(config: Config) -> gm.data.Dataset:
+    data = gm.data.images.SETS[config.data]()
+    if config.num_bits == 8 or config.data == "digits":
+        return data
+    parts = {name: gm.data.images.quantize(getattr(data, name), config.num_bits) for name in ("train", "validation", "test")}
+    return dataclasses.replace(data, **parts, num_levels=2**config.num_bits)
+
+
+def pair(config: Config, data: gm.data.Dataset, part: str, num: int | None = None) -> tuple[Any, Any]:
+    """(images, one-hot classes or None) of a part of the data."""
+    assert data.labels is not None
+    labels = jax.nn.one_hot(getattr(data.labels, part)[:num], 10) if config.class_conditional else None
+    return getattr(data, part)[:num], labels
+
+
+def build(config: Config, data: gm.data.Dataset) -> gm.models.Dequantized:
+    defaults = {"glow": (8, 64), "real_nvp": (3, 32)}[config.model]
+    num_layers = config.num_layers or defaults[0]
+    hidden_channels = config.hidden_channels or defaults[1]
+    flow = {"glow": gm.flows.glow, "real_nvp": gm.flows.real_nvp_image}[config.model](
+        data.event_shape,
+        num_layers,
+        num_scales=config.num_scales,
+        hidden_channels=hidden_channels,
+        conditioner=gm.nets.GatedAttentionNet(hidden_channels) if config.attention else None,
+        transformer=gm.bijectors.RationalQuadraticSpline() if config.transformer == "spline" else gm.bijectors.Affine(),
+        alpha=config.alpha,
+        context_shape=(10,) if config.class_conditional else None,
+        dtype=jnp.bfloat16 if config.half_precision else None,
+    )
+    noise = gm.flows.dequantizer(data.event_shape) if config.dequantization == "variational" else None
+    assert data.num_levels is not None
+    return gm.models.Dequantized(flow, data.num_levels, noise)
+
+
+@functools.cache  # the same object for equal settings, so that `fit` does not compile again
+def optimizer(learning_rate: float, num_steps: int) -> optax.GradientTransformation:
+    warm_up = min(500, num_steps // 2)
+    return optax.adam(optax.warmup_cosine_decay_schedule(0.0, learning_rate, warm_up, num_steps))
+
+
+def bits(metrics: dict[str, Any], event_shape: tuple[int, ...], name: str) -> dict[str, float]:
+    """The bound of `evaluate` and its standard error as bits per dimension, under `name`."""
+    nats = gm.Likelihood.LOWER_BOUND.nll_key
+    in_bits = functools.partial(gm.metrics.bits_per_dim, event_shape=event_shape)
+    return {name: in_bits(metrics[nats]), f"{name}_sem": in_bits(metrics[f"{nats}_sem"])}
+
+
+def round_trip(model: gm.models.Dequantized, params: Any, x: jax.Array, context: Any) -> float:
+    """The largest error of a pixel that went to the latents and back, as a part of the range [0, 1]."""
+    flow, y = flow_of(model), model.dequantize(x)
+    back = flow.decode(params["model"], flow.encode(params["model"], y, context), context)
+    return float(jnp.abs(back - y).max())
+
+
+def flow_of(model: gm.models.Dequantized) -> gm.models.Flow:
+    assert isinstance(model.model, gm.models.Flow)
+    return model.model
+
+
+def row(config: Config, metrics: dict[str, Any]) -> dict[str, Any]:
+    """One line of the table."""
+    several = f"bits_per_dim_{config.num_draws}_draws"
+    return {
+        "model": config.model,
+        "data": config.data,
+        "parameters": f"{metrics['num_params']:,}",
+        "test bits/dim (bound)": gm.run.with_error(metrics["bits_per_dim"], metrics["bits_per_dim_sem"]),
+        f"{config.num_draws} draws": gm.run.with_error(metrics[several], metrics[f"{several}_sem"]),
+        "round trip": f"{metrics['round_trip']:.1e}",
+    }
+
+
+def draw(config: Config, run: gm.run.Run, data: gm.data.Dataset, model: gm.models.Dequantized, fit: gm.Fit, key) -> None:
+    title = f"{config.model} on {config.data}"
+    in_bits = functools.partial(gm.metrics.bits_per_dim, event_shape=data.event_shape)
+    curves = {name: in_bits(fit.history[name]) for name in ("loss", "validation_loss")}
+    gm.plot.training(run.figure("training"), fit.history | curves, title=title, ylabel="bits per dimension (bound)")
+    # Held-out images that no number is reported on.
+    x, context = pair(config, data, "validation", 10)
+    params, flow, y = fit.params["model"], flow_of(model), model.dequantize(x)
+
+    def samples(temperature, name, num=10):
+        at = None if context is None else jnp.eye(10)[jnp.arange(num) % 10]
+        z = temperature * jax.random.normal(stream(key, name), (num, *flow.base.event_shape))
+        return flow.decode(params, z, at)
+
+    grid = []
+    for t in (0.7, 1.0):
+        lines = samples(t, "samples", 40).reshape(4, 10, *data.event_shape)
+        grid += [(f"T = {t}" if i == 0 else "", line) for i, line in enumerate(lines)]
+    gm.plot.images(run.figure("samples"), grid, title=title)
+    sweep = [(f"T = {t}", samples(t, "sweep")) for t in (0.25, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)]
+    gm.plot.images(run.figure("temperatures"), sweep, title=f"{title}: the same latents times T")
+    scales = list(gm.flows.multi_scale(flow).latent_shapes)
+    again = functools.partial(gm.flows.resample, flow, params, stream(key, "resample"), y, temperature=0.7, context=context)
+    rows = [("data", y), ("decoded", flow.decode(params, flow.encode(params, y, context), context))]
+    rows += [(f"new {' '.join(scales[:i])}", again(scales=scales[:i])) for i in range(1, len(scales))]
+    gm.plot.images(run.figure("reconstruction"), rows, title=f"{title}: scales drawn anew at T = 0.7")
+    shared = None if context is None else context[:4]
+    line = functools.partial(gm.flows.interpolate, flow, params, y[:4], y[4:8], 10, context=shared)
+    rows = [("all scales", images) for images in line()] + [(scales[-1], images) for images in line(scales=scales[-1:])]
+    gm.plot.images(run.figure("interpolation"), rows, title=f"{title}: interpolation of the latents")
+
+
+if __name__ == "__main__":
+    gm.run.main(experiment, Config, quick={"num_steps": 400, "num_layers": 4, "hidden_channels": 32})

@@ -1,0 +1,124 @@
+"""Discrete data by a density of continuous data: dequantisation (Theis et al. 2015, arXiv:1511.01844; Ho et al. 2019).
+
+Integers x in {0, ..., n - 1}^D with noise u in [0, 1)^D become y = (x + u) / n in [0, 1)^D, and a density p of y gives a
+lower bound on the probability of x,
+
+    log P(x) = log int p((x + u) / n) n^-D du  >=  E_q(u|x)[log p((x + u) / n) - log q(u|x)] - D log n.
+
+q is uniform, or a conditional flow (variational dequantisation, arXiv:1902.00275, eq. 10). With k draws of u the bound is
+E log (1/k) sum_i exp(...), which rises to log P(x) with k (Burda et al. 2015, arXiv:1509.00519, eq. 8).
+"""
+
+import dataclasses
+import math
+
+import jax
+import jax.numpy as jnp
+
+from genmod import losses
+from genmod.base import Array, Likelihood, check_positive, vmap_events
+from genmod.models.base import Model
+from genmod.models.pushforward import Pushforward
+
+
+@dataclasses.dataclass(frozen=True)
+class Dequantized(Model):
+    """A model of integer events, such as images of 8 bits: `model` is one of real events in [0, 1].
+
+    Attributes:
+      model: the density p of y; `model.event_shape` and its context are those of the integers.
+      num_levels: n; 256 for 8 bits.
+      dequantizer: q(u | x), a flow of events in (0, 1) whose context is x, scaled to [-1/2, 1/2]
+        (`gm.flows.dequantizer`); None is uniform noise.
+      num_draws: k. Parameters do not depend on it: `dataclasses.replace(model, num_draws=16)` evaluates what was trained.
+
+    `log_prob` is a LOWER_BOUND on log P(x) in nats, in expectation over `key`; bits per dimension follow with no offset
+    (`gm.metrics.bits_per_dim`). `sample` returns integers. Parameters: {"model": ..., "dequantizer": ...}.
+    Raises TypeError for real events, ValueError for integers outside 0..n-1 and for a log_prob without a key.
+    """
+
+    model: Model
+    num_levels: int = 256
+    dequantizer: Pushforward | None = None
+    num_draws: int = 1
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_positive(num_levels=self.num_levels, num_draws=self.num_draws)
+        if not isinstance(self.model, Model) or self.model.num_levels is not None:
+            raise TypeError(f"model must be a Model of real events, got {type(self.model).__name__}")
+        if self.model.likelihood > Likelihood.LOWER_BOUND:
+            raise ValueError(f"model must have a normalised log_prob, got one that is {self.model.likelihood.name}")
+        q, shape = self.dequantizer, self.model.event_shape
+        if q is not None and (q.likelihood != Likelihood.EXACT or not q.base.reparameterized):
+            raise ValueError("dequantizer must be a flow with an exact log_prob and reparameterised draws")
+        if q is not None and (q.event_shape, q.context_shape) != (shape, shape):
+            raise ValueError(f"dequantizer must be of events {shape} given {shape}, got {q.event_shape} given {q.context_shape}")
+
+    @property
+    def event_shape(self):
+        return self.model.event_shape
+
+    @property
+    def context_shape(self):
+        return self.model.context_shape
+
+    @property
+    def likelihood(self):
+        return max(Likelihood.LOWER_BOUND, self.model.likelihood)
+
+    def dequantize(self, x: Array, u: Array | float = 0.5) -> Array:
+        """y = (x + u) / n in [0, 1] of integers x, any batch axes; by default the middle of each level."""
+        return (x.astype(jnp.result_type(float)) + u) / self.num_levels
+
+    def quantize(self, y: Array) -> Array:
+        """The integers x in 0..n-1 whose level y in [0, 1] lies in, clipped; any batch axes."""
+        levels = jnp.clip(jnp.floor(y * self.num_levels), 0, self.num_levels - 1)
+        return levels.astype(jnp.uint8 if self.num_levels <= 256 else jnp.int32)
+
+    def tempered(self, temperature: float) -> "Dequantized":
+        """The same model, with the same parameters, sampling at `temperature` (see `Pushforward.tempered`)."""
+        if not isinstance(self.model, Pushforward):
+            raise ValueError(f"temperature={temperature} wants a flow, got {type(self.model).__name__}")
+        return dataclasses.replace(self, model=self.model.tempered(temperature))
+
+    def _init(self, key, x, context):
+        keys = jax.random.split(key, 3)
+        y = self.dequantize(x, jax.random.uniform(keys[0], x.shape))
+        params = {"model": self.model.init(keys[1], y, context)}
+        if self.dequantizer is not None:
+            # Its own data are the noise.
+            noise = jax.random.uniform(keys[0], x.shape, minval=0.01, maxval=0.99)
+            params["dequantizer"] = self.dequantizer.init(keys[2], noise, self._centred(x))
+        return params
+
+    def _loss(self, params, key, x, context):
+        keys = jax.random.split(key, x.shape[0])
+        axes = (None, 0, None if context is None else 0, 0)
+        bound = vmap_events(self._log_prob, axes)(params, x, context, keys)
+        return losses.negative_log_likelihood(lambda _: bound, x, name=self.likelihood.nll_key)
+
+    def _log_prob(self, params, x, context, key):
+        if key is None:
+            raise ValueError("log_prob of dequantised data is a bound by random draws: pass key=...")
+        if self.num_draws == 1:
+            return self._one_draw(params, x, context, key)
+        keys = jax.random.split(key, self.num_draws)
+        bounds = jax.lax.map(lambda key: self._one_draw(params, x, context, key), keys)
+        return jax.nn.logsumexp(bounds) - math.log(self.num_draws)
+
+    def _one_draw(self, params, x, context, key):
+        noise_key, model_key = jax.random.split(key)
+        if self.dequantizer is None:
+            u, log_q = jax.random.uniform(noise_key, x.shape), 0.0
+        else:
+            _, z, _ = self.dequantizer.draw_base(params["dequantizer"], noise_key, 1)
+            u, log_q = self.dequantizer.push(params["dequantizer"], z[0], self._centred(x))
+        log_p = self.model._log_prob(params["model"], self.dequantize(x, u), context, model_key)
+        return log_p - log_q - x.size * math.log(self.num_levels)
+
+    def _centred(self, x):
+        return self.dequantize(x) - 0.5
+
+    def _sample(self, params, key, num, context):
+        return self.quantize(self.model._sample(params["model"], key, num, context))
