@@ -33,6 +33,8 @@ class Config:
     """None: as many as the size allows, at most 3."""
     hidden_channels: int | None = None
     """None: 64 for Glow, 32 for RealNVP."""
+    num_blocks: int = 1
+    """Residual blocks of RealNVP's networks."""
     transformer: Literal["affine", "spline"] = "affine"
     attention: bool = False
     """Gated convolutions with self-attention as conditioners, in the place of the published networks."""
@@ -104,16 +106,21 @@ def build(config: Config, data: gm.data.Dataset) -> gm.models.Dequantized:
     defaults = {"glow": (8, 64), "real_nvp": (3, 32)}[config.model]
     num_layers = config.num_layers or defaults[0]
     hidden_channels = config.hidden_channels or defaults[1]
+    dtype = jnp.bfloat16 if config.half_precision else None
+    if config.attention:
+        network = gm.nets.GatedAttentionNet(hidden_channels, dtype=dtype)
+    elif config.model == "glow":
+        network = gm.nets.GlowNet(hidden_channels, dtype=dtype)
+    else:
+        network = gm.nets.ResNet(hidden_channels, config.num_blocks, dtype=dtype)
     flow = {"glow": gm.flows.glow, "real_nvp": gm.flows.real_nvp_image}[config.model](
         data.event_shape,
         num_layers,
         num_scales=config.num_scales,
-        hidden_channels=hidden_channels,
-        conditioner=gm.nets.GatedAttentionNet(hidden_channels) if config.attention else None,
+        conditioner=network,
         transformer=gm.bijectors.RationalQuadraticSpline() if config.transformer == "spline" else gm.bijectors.Affine(),
         alpha=config.alpha,
         context_shape=(10,) if config.class_conditional else None,
-        dtype=jnp.bfloat16 if config.half_precision else None,
     )
     noise = gm.flows.dequantizer(data.event_shape) if config.dequantization == "variational" else None
     assert data.num_levels is not None

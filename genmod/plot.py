@@ -130,12 +130,17 @@ def histograms(path: Path, values: dict[str, Any], *, xlabel: str, title: str = 
     """
     arrays = {name: np.asarray(sample, np.float64) for name, sample in values.items()}
     ends = np.array([np.quantile(sample, [0.001, 0.999]) for sample in arrays.values()])
-    bins: Sequence[float] = (np.geomspace if log else np.linspace)(ends.min(), ends.max(), 61).tolist()
+    bins: Sequence[float] = (np.geomspace if log else np.linspace)(ends.min(), ends.max(), 41).tolist()
     figure, axis = _pyplot().subplots(figsize=(7, 4), constrained_layout=True)
     for i, (name, sample) in enumerate(arrays.items()):
         style = {"color": "0.75"} if i == 0 else {"color": f"C{i - 1}", "histtype": "step", "linewidth": 1.5}
         axis.hist(sample, bins=bins, weights=np.full(len(sample), 1 / len(sample)), label=name, **style)
-    axis.set(xlabel=xlabel, ylabel="share", title=title, xscale="log" if log else "linear")
+    axis.set(xlabel=xlabel, ylabel="share", title=title)
+    if log:
+        axis.set(xscale="log")
+        # Plain numbers, between the powers of ten too where few are in sight.
+        axis.xaxis.set_major_formatter(_pyplot().LogFormatter())
+        axis.xaxis.set_minor_formatter(_pyplot().LogFormatter(minor_thresholds=(1.5, 0.5)))
     axis.legend()
     _save(figure, path)
 

@@ -172,10 +172,11 @@ BIJECTORS: dict[str, Case] = {
     "conv_1x1_free": Case(Conv1x1("free"), (2, 2, 3), identity=False),
     "coupling_of_channels": Case(Coupling(Affine(), GLOW8, 1, **WITH_CONTEXT), (2, 2, 3)),
     "coupling_of_channels_spline": Case(Coupling(SPLINE, GatedAttentionNet(4, num_heads=2), 1), (2, 2, 2), slow=True),
-    "coupling_checkerboard": Case(Coupling(Affine(), ResNet(4, 1, jnp.tanh), Checkerboard()), (3, 2, 1)),
+    "coupling_checkerboard": Case(Coupling(Affine(), GLOW8, Checkerboard()), (3, 2, 1)),
     "coupling_checkerboard_of_image": Case(Coupling(Affine(), GLOW8, Checkerboard(odd=True), (4, 4, 1)), (2, 2, 2), slow=True),
-    "split": Case(Split(GLOW8), (2, 2, 3)),
-    "multi_scale": Case(MultiScale((4, 2, 1), (Squeeze(), Conv1x1()), Split(GLOW8)), (8,), identity=False),
+    # In the default run by way of the flows of test_image_flows.py.
+    "split": Case(Split(GLOW8), (2, 2, 3), slow=True),
+    "multi_scale": Case(MultiScale((4, 2, 1), (Squeeze(), Conv1x1()), Split(GLOW8)), (8,), identity=False, slow=True),
     # Perturbations of the identity.
     "planar": Case(Planar()),
     "planar_conditional": Case(Planar(**WITH_CONTEXT)),
@@ -226,4 +227,21 @@ FLOWS: dict[str, Callable[..., Pushforward]] = {
     "sylvester_flow_triangular": functools.partial(flows.sylvester_flow, num_layers=2, basis="triangular"),
     "ffjord": functools.partial(flows.ffjord, integrator=FixedSteps(16), hidden_sizes=(8,)),
     "flow_matching": functools.partial(flows.flow_matching, integrator=FixedSteps(16), hidden_sizes=(8,)),
+}
+
+IMAGE = {"num_layers": 2, "num_scales": 2, "conditioner": GLOW8}
+
+# name -> builder of flows of images (event_shape, **options), small.
+IMAGE_FLOWS: dict[str, Callable[..., Pushforward]] = {
+    "glow": functools.partial(flows.glow, **IMAGE),
+    "glow_conditional": functools.partial(flows.glow, **IMAGE, linear="free", context_shape=(4, 4, 1)),
+    "glow_spline_attention": functools.partial(
+        flows.glow, num_layers=1, num_scales=2, transformer=SPLINE, conditioner=GatedAttentionNet(4, num_heads=2)
+    ),
+    "real_nvp_image": functools.partial(flows.real_nvp_image, num_layers=2, num_scales=2, conditioner=ResNet(8, 1, jnp.tanh)),
+}
+
+# The flows of noise given integers, for gm.models.Dequantized.
+DEQUANTIZERS: dict[str, Callable[..., Pushforward]] = {
+    "dequantizer": functools.partial(flows.dequantizer, num_layers=2, conditioner=GLOW8),
 }
