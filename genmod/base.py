@@ -265,7 +265,8 @@ def check_levels(name: str, x: Any, num_levels: int | None) -> Any:
     if not jnp.issubdtype(x.dtype, jnp.integer):
         raise TypeError(f"{name} must be integers in 0..{num_levels - 1}, got {x.dtype}; the model dequantises them itself")
     if not isinstance(x, Tracer) and x.size and jnp.iinfo(x.dtype).max >= num_levels:
-        low, high = int(x.min()), int(x.max())
+        known = np.asarray(x)  # in NumPy, which does not trace
+        low, high = int(known.min()), int(known.max())
         if low < 0 or high >= num_levels:
             raise ValueError(f"{name} must be integers in 0..{num_levels - 1}, got values from {low} to {high}")
     return x

@@ -92,7 +92,7 @@ def real_nvp_image(
     """
     shape = _image_shape(event_shape)
     check_positive(num_layers=num_layers)
-    num_scales = min(3, 1 + _halvings(shape)) if num_scales is None else num_scales
+    num_scales = min(3, 1 + _halvings(shape, pixels=2)) if num_scales is None else num_scales
     check_positive(num_scales=num_scales)
     network = nets.ResNet(hidden_channels, dtype=dtype) if conditioner is None else conditioner
 
@@ -154,9 +154,9 @@ def _image_shape(event_shape: Shape) -> Shape:
     return event_shape
 
 
-def _halvings(shape: Shape) -> int:
-    """How often height and width can be halved."""
+def _halvings(shape: Shape, pixels: int = 1) -> int:
+    """How often height and width can be halved and `pixels` remain."""
     height, width, num = *shape[:2], 0
-    while height % 2 == 0 and width % 2 == 0:
+    while height % 2 == 0 and width % 2 == 0 and height * width >= 4 * pixels:
         height, width, num = height // 2, width // 2, num + 1
     return num

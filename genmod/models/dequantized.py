@@ -84,12 +84,10 @@ class Dequantized(Model):
 
     def _init(self, key, x, context):
         keys = jax.random.split(key, 3)
-        y = self.dequantize(x, jax.random.uniform(keys[0], x.shape))
-        params = {"model": self.model.init(keys[1], y, context)}
-        if self.dequantizer is not None:
-            # Its own data are the noise.
-            noise = jax.random.uniform(keys[0], x.shape, minval=0.01, maxval=0.99)
-            params["dequantizer"] = self.dequantizer.init(keys[2], noise, self._centred(x))
+        u = jax.random.uniform(keys[0], x.shape)
+        params = {"model": self.model.init(keys[1], self.dequantize(x, u), context)}
+        if self.dequantizer is not None:  # its own data are the noise, kept off the ends of (0, 1)
+            params["dequantizer"] = self.dequantizer.init(keys[2], 0.01 + 0.98 * u, self._centred(x))
         return params
 
     def _loss(self, params, key, x, context):
