@@ -241,7 +241,7 @@ def check_event(
     With `num_levels`, x is an array of integers in 0..num_levels - 1. Raises TypeError for a wrong kind of number,
     ValueError for a wrong shape or for integers known to lie outside.
     """
-    x = check_levels(name, jnp.asarray(x), num_levels)
+    x = jnp.asarray(check_levels(name, x if hasattr(x, "dtype") else jnp.asarray(x), num_levels))
     if event_shape is not None and x.shape[int(batched) :] != event_shape:
         wanted = ("(n,) + " if batched else "") + str(event_shape)
         raise ValueError(f"{name} must have shape {wanted}, got {x.shape}")
@@ -264,9 +264,10 @@ def check_levels(name: str, x: Any, num_levels: int | None) -> Any:
         return x
     if not jnp.issubdtype(x.dtype, jnp.integer):
         raise TypeError(f"{name} must be integers in 0..{num_levels - 1}, got {x.dtype}; the model dequantises them itself")
-    if not isinstance(x, Tracer) and x.size and jnp.iinfo(x.dtype).max >= num_levels:
-        known = np.asarray(x)  # in NumPy, which does not trace
-        low, high = int(known.min()), int(known.max())
+    limits = jnp.iinfo(x.dtype)
+    if not isinstance(x, Tracer) and x.size and (limits.min < 0 or limits.max >= num_levels):
+        with jax.ensure_compile_time_eval():  # these values are known, even inside a trace
+            low, high = int(x.min()), int(x.max())
         if low < 0 or high >= num_levels:
             raise ValueError(f"{name} must be integers in 0..{num_levels - 1}, got values from {low} to {high}")
     return x

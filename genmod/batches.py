@@ -14,7 +14,7 @@ import numpy as np
 from genmod.base import Array, Key, check_levels, describe
 from genmod.models.base import Model
 
-# A deep image model passes its initial batch through every layer.
+# A deep image model passes its initial batch through every layer; vectors cost little, and `Whiten` wants all of them.
 _INIT_NUMBERS = 2**20
 
 
@@ -43,12 +43,15 @@ class Source(NamedTuple):
         return cls(arrays, None, min(batch_size, arrays[0].shape[0]))
 
     def example(self) -> tuple[Any, ...]:
-        """(x,) or (x, context) to initialise from: all rows, or evenly spaced ones that hold about a million numbers."""
+        """(x,) or (x, context) to initialise from: all rows; of images, random ones that hold about a million numbers."""
         x, context = self.arrays
         if x is None:
             raise ValueError("data=None wants params=..., for instance model.init(key, an example batch)")
-        stride = -(-x.size // _INIT_NUMBERS)
-        return (x[::stride],) if context is None else (x[::stride], context[::stride])
+        num = max(1, _INIT_NUMBERS * x.shape[0] // x.size)
+        if x.ndim > 2 and num < x.shape[0]:
+            rows = np.sort(np.random.default_rng(0).choice(x.shape[0], num, replace=False))
+            x, context = x[rows], None if context is None else context[rows]
+        return (x,) if context is None else (x, context)
 
     def fingerprint(self) -> Any:
         """What a checkpoint remembers of the data."""

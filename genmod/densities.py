@@ -7,6 +7,7 @@ parameters. Any `distrax.Distribution` of batch shape () can stand in its place 
 
 import abc
 import dataclasses
+import math
 import types
 from collections.abc import Callable
 from typing import Any, ClassVar
@@ -82,8 +83,9 @@ class Normal(_Standard):
             raise ValueError(f"scale must be > 0, got {self.scale}")
 
     def tempered(self, temperature):
-        if not temperature > 0:
-            raise ValueError(f"temperature must be > 0, got {temperature}")
+        temperature = float(temperature)
+        if not 0 < temperature < math.inf:
+            raise ValueError(f"temperature must be > 0 and finite, got {temperature}")
         return Normal(self.event_shape, self.scale * temperature)
 
     def _scalar(self, zeros):
@@ -278,7 +280,8 @@ def from_distrax(bijector: distrax.Bijector) -> Bijector:
 def as_distrax(bijector: Bijector, params: Params, context: Array | None = None, *, event_ndims: int = 1) -> distrax.Bijector:
     """Our bijector with its parameters (and one context) as a `distrax.Bijector`, for `distrax.Transformed` and the like.
 
-    `event_ndims` is the rank of an event; leading axes are batch, as Distrax has it.
+    `event_ndims` is the rank of a latent event; leading axes are batch, as Distrax has it. A bijector that changes the rank
+    (`MultiScale`: a vector to an image) must know its `event_shape`.
     """
     context = check_context(type(bijector).__name__, context, bijector.context_shape)
     return _AsDistrax(bijector, params, context, event_ndims)
@@ -286,20 +289,21 @@ def as_distrax(bijector: Bijector, params: Params, context: Array | None = None,
 
 class _AsDistrax(distrax.Bijector):
     def __init__(self, bijector, params, context, event_ndims):
-        super().__init__(event_ndims_in=event_ndims)
+        shape = bijector.event_shape  # of x
+        super().__init__(event_ndims_in=event_ndims, event_ndims_out=event_ndims if shape is None else len(shape))
         self._bijector, self._params, self._context = bijector, params, context
 
     def forward_and_log_det(self, x):
-        return self._batched(self._bijector.forward_and_log_det, x)
+        return self._batched(self._bijector.forward_and_log_det, x, self.event_ndims_in)
 
     def inverse_and_log_det(self, y):
-        return self._batched(self._bijector.inverse_and_log_det, y)
+        return self._batched(self._bijector.inverse_and_log_det, y, self.event_ndims_out)
 
-    def _batched(self, direction, x):
+    def _batched(self, direction, x, event_ndims):
         def fn(event):
             return direction(self._params, event, self._context)
 
-        for _ in range(x.ndim - self.event_ndims_in):
+        for _ in range(x.ndim - event_ndims):
             fn = jax.vmap(fn)
         return fn(x)
 

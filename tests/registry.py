@@ -172,6 +172,7 @@ BIJECTORS: dict[str, Case] = {
     "conv_1x1_free": Case(Conv1x1("free"), (2, 2, 3), identity=False),
     "coupling_of_channels": Case(Coupling(Affine(), GLOW8, 1, **WITH_CONTEXT), (2, 2, 3)),
     "coupling_of_channels_spline": Case(Coupling(SPLINE, GatedAttentionNet(4, num_heads=2), 1), (2, 2, 2), slow=True),
+    "coupling_mask_of_channels": Case(Coupling(Affine(), GLOW8, (False, True, False)), (2, 2, 3), slow=True),
     "coupling_checkerboard": Case(Coupling(Affine(), GLOW8, Checkerboard()), (3, 2, 1)),
     "coupling_checkerboard_of_image": Case(Coupling(Affine(), GLOW8, Checkerboard(odd=True), (4, 4, 1)), (2, 2, 2), slow=True),
     # In the default run by way of the flows of test_image_flows.py.

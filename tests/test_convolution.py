@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import PartitionSpec
 
 from genmod import nets
 from genmod.nets.convolution import Conv, convolve
@@ -97,6 +98,27 @@ def test_what_is_compiled_is_convolutions_of_images():
     assert len(orders) >= 3 and set(orders) == {"[b, 0, 1, f]x[0, 1, i, o]->[b, 0, 1, f]"}, set(orders)
 
 
+@pytest.mark.parametrize("of", ["loss", "loop"])
+def test_inside_a_shard_map(of):
+    """Devices see parts of the batch; the kernel's gradient is the sum over them."""
+    x, kernel = arguments(num=2)
+    mesh = jax.make_mesh((1,), ("b",), axis_types=(jax.sharding.AxisType.Auto,))
+
+    def outputs(conv):
+        def loss(kernel, x):
+            value = squares(conv, x, kernel) if of == "loss" else in_a_loop(conv, x, kernel)
+            return jax.lax.psum(value, "b")
+
+        specs = (PartitionSpec(), PartitionSpec("b"))
+        return jax.jit(jax.shard_map(jax.value_and_grad(loss), mesh=mesh, in_specs=specs, out_specs=PartitionSpec()))(kernel, x)
+
+    for ours, theirs in zip(outputs(convolve), outputs(reference), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5 * float(jnp.abs(theirs).max()))
+    with pytest.raises(ValueError, match="out_specs"):  # the output varies with the shard of x: it must not pass for replicated
+        specs = {"in_specs": (PartitionSpec("b"), PartitionSpec()), "out_specs": PartitionSpec()}
+        jax.shard_map(convolve, mesh=mesh, **specs)(x, kernel)
+
+
 def test_exported():
     x, kernel = arguments()
     exported = jax.export.export(jax.jit(convolve))(x, kernel)
@@ -107,6 +129,11 @@ def test_exported():
 def test_shapes_that_do_not_fit_are_refused(shapes):
     with pytest.raises(ValueError, match=r"convolve wants x \(N, H, W, C\) and a kernel \(odd, odd, C, C_out\), got"):
         convolve(*(jnp.zeros(shape) for shape in shapes))
+
+
+def test_one_dtype():
+    with pytest.raises(TypeError, match="x and kernel of one dtype, got bfloat16 and float32"):
+        convolve(jnp.zeros((1, 2, 2, 1), jnp.bfloat16), jnp.zeros((3, 3, 1, 1)))
 
 
 def test_layer_takes_any_batch_axes(key):
@@ -121,7 +148,9 @@ def test_layer_takes_any_batch_axes(key):
 
 
 @pytest.mark.parametrize(
-    "net", [nets.GlowNet(4), nets.ResNet(4, 1, layer_norm=True), nets.GatedAttentionNet(4, num_heads=2)], ids=lambda n: type(n).__name__
+    "net",
+    [nets.GlowNet(4), nets.ResNet(4, 1, layer_norm=True), nets.GatedAttentionNet(4, num_heads=2)],
+    ids=lambda n: type(n).__name__,
 )
 def test_bodies_keep_the_pixels(net, key):
     x = jax.random.normal(key, (3, 2, 1))

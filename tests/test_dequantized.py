@@ -185,6 +185,19 @@ def test_log_q_of_draws_is_that_of_log_prob(key):
     np.testing.assert_allclose(q.log_prob(own, u, context), log_q, rtol=tolerance, atol=tolerance)
 
 
+def test_noise_outside_of_the_pixel_adds_nothing(key):
+    """A q that is wider than [0, 1], such as a flow of images with a logit, leaves the bound a bound."""
+    model, params = toy()
+    wide = gm.models.Flow(bj.Coupling(bj.Affine(), GLOW8, 0, SHAPE), gm.densities.Normal(SHAPE, 1.0))
+    wide = dataclasses.replace(model, dequantizer=wide, num_draws=64)
+    params |= {"dequantizer": wide.init(key, every_event())["dequantizer"]}
+    values = bounds(wide, params, key, 1_000)
+    probability = np.exp(values).sum(1)
+    assert abs(probability.mean() - 1) < NUM_SEM * sem(probability) < 0.3
+    one = dataclasses.replace(wide, num_draws=1).log_prob(params, every_event(), key=key)
+    assert jnp.isneginf(one).any() and not jnp.isnan(one).any()
+
+
 def test_dequantizer_starts_close_to_uniform(key):
     q = flows.dequantizer(SHAPE, 1, conditioner=GLOW8)
     u = np.linspace(0.1, 0.9, 9, dtype=np.float32)[:, None, None, None] * np.ones(SHAPE, np.float32)
@@ -256,7 +269,8 @@ def test_wrong_numbers_are_refused(key):
             call(real)
         with pytest.raises(TypeError, match=r"must be integers in 0\.\.1, got bool"):
             call(real > 0)
-        for wrong, seen in ((x + 2, "from 2 to 2"), (x.astype(np.int32) - 1, "from -1 to -1")):
+        negative = x.astype(np.int8) - 1
+        for wrong, seen in ((x + 2, "from 2 to 2"), (negative.astype(np.int32), "from -1 to -1"), (negative, "from -1 to -1")):
             with pytest.raises(ValueError, match=rf"must be integers in 0\.\.1, got values {seen}"):
                 call(wrong)
         with pytest.raises(ValueError, match="must have shape|cannot reshape"):
@@ -295,9 +309,7 @@ def test_integers_are_refused_by_a_flow(key):
             r"given \(2, 2, 1\), got \(2, 2, 1\) given None",
         ),
         (
-            lambda flow: gm.models.Dequantized(
-                flow, 2, gm.models.Flow(bj.Chain(()), gm.densities.GaussianMixture((4,), 2))
-            ),
+            lambda flow: gm.models.Dequantized(flow, 2, gm.models.Flow(bj.Chain(()), gm.densities.GaussianMixture((4,), 2))),
             ValueError,
             "an exact log_prob and reparameterised draws",
         ),

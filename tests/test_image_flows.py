@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 
+import distrax
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -198,6 +199,11 @@ def test_conv_1x1_refuses():
         bj.Conv1x1().init(jax.random.key(0), jnp.zeros((2, 3)))
     with pytest.raises(ValueError, match="of 4 channels, the event has shape"):
         bj.Conv1x1("free").forward({"matrix": jnp.eye(4)}, jnp.zeros((2, 2, 3)))
+    for method in ("plu", "free"):
+        with pytest.raises(ValueError, match="matrix must be invertible"):
+            bj.Conv1x1(method).from_matrix(jnp.ones((2, 2)))
+        with pytest.raises(ValueError, match=r"matrix must be square, \(C, C\), got shape \(2, 3\)"):
+            bj.Conv1x1(method).from_matrix(jnp.ones((2, 3)))
 
 
 # --- shapes ------------------------------------------------------------------------------------------------------------------
@@ -422,7 +428,7 @@ def test_interpolation_runs_from_image_to_image():
     np.testing.assert_allclose(coarse["scale_1"], start["scale_1"], atol=tolerance)
     np.testing.assert_allclose(coarse["scale_2"], end["scale_2"], atol=tolerance)
     assert jnp.abs(start["scale_1"] - end["scale_1"]).max() > 100 * tolerance
-    with pytest.raises(ValueError, match=r"scales must be among \['scale_1', 'scale_2'\], got \['scale_3'\]"):
+    with pytest.raises(ValueError, match=r"scales must be a sequence of names among \['scale_1', 'scale_2'\], got \['scale_3'\]"):
         flows.interpolate(flow, params, one, other, scales=["scale_3"])
     with pytest.raises(ValueError, match="num must be an integer >= 1, got 0"):
         flows.interpolate(flow, params, one, other, 0)
@@ -447,7 +453,7 @@ def test_resampling_keeps_the_other_scales(key):
     assert not jnp.array_equal(drawn, flows.resample(flow, params, jax.random.fold_in(key, 1), x, scales=["scale_1"]))
     cold = flows.resample(flow, params, key, x, temperature=0.1)
     assert abs(float(flow.encode(params, cold).std()) / 0.1 - 1) < 4.5 / np.sqrt(2 * 16 * 32)
-    with pytest.raises(ValueError, match="scales must be among"):
+    with pytest.raises(ValueError, match="scales must be a sequence of names among"):
         flows.resample(flow, params, key, x, scales=["fine"])
 
 
@@ -458,11 +464,63 @@ def test_lower_temperatures_narrow_the_base(key):
     latents = np.asarray(flow.encode(params, cold.sample(params, key, 16)))
     # 16 x 32 draws: the standard deviation has a relative standard error of 1 / 32.
     np.testing.assert_allclose(latents.std(), 0.5, rtol=4.5 / np.sqrt(2 * 16 * 32))
-    for temperature in (0.0, -1.0):
+    for temperature in (0.0, -1.0, np.inf, np.nan):
         with pytest.raises(ValueError, match="temperature must be > 0"):
             flow.tempered(temperature)
+    assert flow.tempered(jnp.float32(0.5)) == cold
     with pytest.raises(ValueError, match="temperature=0.5 wants a Normal base, got Laplace"):
         dataclasses.replace(flow, base=gm.densities.Laplace((32,))).tempered(0.5)
+
+
+def test_what_interpolate_and_resample_refuse(key):
+    flow, params, x, _ = built("glow")
+    with pytest.raises(ValueError, match=r"x_0 and x_1 must have one shape, got \(2, 4, 4, 2\) and \(3, 4, 4, 2\)"):
+        flows.interpolate(flow, params, x[:2], x[:3])
+    with pytest.raises(ValueError, match="scales must be a sequence of names among .*, got 'scale_1'"):
+        flows.resample(flow, params, key, x, scales="scale_1")
+    with pytest.raises(TypeError, match="flow must be a gm.models.Flow .*, got Dequantized"):
+        flows.interpolate(gm.models.Dequantized(flow), params, x, x)
+
+
+def test_health_looks_at_the_layers_of_every_scale():
+    flow, params, x, context = built("glow_conditional")
+    report = gm.health(flow.bijector, params["bijector"], x, context)
+    names = [layer.name for layer in report.layers]
+    assert names[:2] == ["scale_1, Invert(AlphaLogit)", "scale_1, Squeeze"] and "scale_1 leaves" in names
+    assert [name for name in names if "Conv1x1" in name] == [f"scale_{i}, {j}: Conv1x1" for i in (1, 2) for j in (1, 0)]
+    assert names[-1] == "scale_2, Coupling(Affine)" and report.round_trip < 1e-3
+    squeeze = report.layers[1]
+    assert squeeze.smallest_slope == squeeze.largest_slope == 1 and squeeze.log_det_range == (0, 0)
+
+
+def test_as_distrax_changes_the_rank(key):
+    flow, params, x, _ = built("glow")
+    bijector = gm.as_distrax(flow.bijector, params["bijector"])
+    law = distrax.Transformed(distrax.MultivariateNormalDiag(jnp.zeros(32)), bijector)
+    with jax.numpy_rank_promotion("allow"):  # Distrax broadcasts
+        assert law.event_shape == SHAPE and law.sample(seed=key, sample_shape=(2,)).shape == (2, *SHAPE)
+        log_prob = law.log_prob(x[:3])
+    np.testing.assert_allclose(log_prob, flow.log_prob(params, x[:3]), rtol=1e-5, atol=1e-3)
+
+
+def test_alpha_logit_is_as_exact_at_one_as_at_zero():
+    for alpha in (0.05, 1e-6, 1e-8):
+        ends = jnp.array([0.0, 1.0])
+        logit = bj.AlphaLogit(alpha)
+        x, slope = logit.forward({}, ends), jax.vmap(functools.partial(logit.forward_and_log_det, {}))(ends)[1]
+        wanted = np.log(alpha) - np.log1p(-alpha)
+        np.testing.assert_allclose(x, [wanted, -wanted], rtol=4 * EPS)
+        np.testing.assert_allclose(slope, np.log1p(-2 * alpha) - np.log(alpha) - np.log1p(-alpha), rtol=4 * EPS)
+
+
+def test_contexts_that_are_images_of_other_sizes():
+    pixels = jnp.arange(4.0).reshape(2, 2, 1)
+    beside = network_input(jnp.zeros((4, 4, 1)), pixels)[..., 1]
+    np.testing.assert_array_equal(beside, np.kron(np.arange(4.0).reshape(2, 2), np.ones((2, 2))))  # enlarged
+    np.testing.assert_array_equal(network_input(jnp.zeros((1, 1, 1)), pixels)[0, 0, 1:], np.arange(4))  # squeezed
+    for shape in ((3, 3, 1), (4, 2, 1), (6, 4, 1)):
+        with pytest.raises(ValueError, match=r"a whole multiple or part of the \(4, 4\) pixels"):
+            network_input(jnp.zeros((4, 4, 1)), jnp.zeros(shape))
 
 
 def test_flows_of_vectors_have_no_scales(key):

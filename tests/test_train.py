@@ -18,6 +18,7 @@ import pytest
 
 import genmod as gm
 from genmod import train
+from genmod.batches import Source
 from genmod.checkpoint import Checkpoints
 
 ROOT = Path(__file__).parent.parent
@@ -485,3 +486,17 @@ def test_unfit_options_are_refused(options, match):
     model = gm.flows.affine((1,))
     with pytest.raises(ValueError, match=match):
         gm.fit(model, np.zeros((8, 1), np.float32), key=jax.random.key(0), progress=False, **options)
+
+
+def test_images_are_initialised_from_random_rows_and_vectors_from_all():
+    """A million numbers are enough for the activations of a deep net; which rows must not follow a period of the data."""
+    alternating = np.zeros((2**13, 16, 16, 1), np.float32)
+    alternating[::2] = 1.0
+    model = gm.flows.glow((16, 16, 1), 1)
+    (x,) = Source.of(model, alternating, 64).example()
+    num = 2**20 // 256
+    assert x.shape == (num, 16, 16, 1)
+    # Without replacement from two equal halves.
+    assert abs(float(x.mean()) - 0.5) < 4.5 * 0.5 / np.sqrt(num)
+    vectors = np.zeros((2**19, 3), np.float32)
+    assert Source.of(gm.flows.affine((3,)), vectors, 64).example()[0].shape == vectors.shape

@@ -51,10 +51,6 @@ class Coupling(Bijector):
     split: int | tuple[bool, ...] | Checkerboard
     context_shape: Shape | None = None
 
-    @property
-    def event_shape(self):
-        return (len(self.split),) if isinstance(self.split, tuple) else None
-
     def _init(self, key, x, context):
         kept, moved = self.parts(x[0])
         inputs = network_input(kept, None if context is None else context[0])
@@ -91,9 +87,11 @@ class Coupling(Bijector):
                 raise ValueError(f"split must be in 0..{size - 1} for {_entries(event)}, got {self.split}")
             return event[..., : self.split], event[..., self.split :]
         mask = np.asarray(self.split)
+        if mask.size != size:
+            raise ValueError(f"split must be a mask of {_entries(event)}, got one of {mask.size}")
         if mask.all():
             raise ValueError("split leaves nothing to transform: at least one entry of the mask must be False")
-        return event[np.flatnonzero(mask)], event[np.flatnonzero(~mask)]
+        return event[..., np.flatnonzero(mask)], event[..., np.flatnonzero(~mask)]
 
     def _merge(self, event, kept, moved, log_slope):
         if isinstance(self.split, Checkerboard):
@@ -102,7 +100,7 @@ class Coupling(Bijector):
         joined = jnp.concatenate([kept, moved], -1)
         if isinstance(self.split, tuple):
             mask = np.asarray(self.split)
-            joined = joined[np.argsort(np.concatenate([np.flatnonzero(mask), np.flatnonzero(~mask)]))]
+            joined = joined[..., np.argsort(np.concatenate([np.flatnonzero(mask), np.flatnonzero(~mask)]))]
         return joined, log_slope.sum()
 
 
@@ -110,7 +108,8 @@ def network_input(kept: Array, context: Context) -> Array:
     """What a conditioner reads: the kept part and the context, or a constant 1 where there is neither.
 
     For a vector the context is flat. Beside an image (H, W, C), a context that is itself an image, of a multiple k of its
-    height and width, is squeezed to that size (k^2 times the channels); any other is flat, and equal in every pixel.
+    height and width, is squeezed to that size (k^2 times the channels), one smaller by k is enlarged to it; a context of
+    another rank is flat, and equal in every pixel. Raises ValueError for an image of another size.
     """
     space = kept.shape[:-1]
     parts = [kept] if context is None else [kept, _beside(context, space).astype(kept.dtype)]
@@ -120,9 +119,14 @@ def network_input(kept: Array, context: Context) -> Array:
 
 def _beside(context: Array, space: Shape) -> Array:
     if context.ndim == 3 and len(space) == 2:
-        factor = context.shape[0] // space[0]
-        if context.shape[:2] == (factor * space[0], factor * space[1]):
+        factor, shrink = context.shape[0] // space[0], space[0] // context.shape[0]
+        if factor and context.shape[:2] == (factor * space[0], factor * space[1]):
             return space_to_channels(context, factor)
+        if shrink and space == (shrink * context.shape[0], shrink * context.shape[1]):
+            return jnp.repeat(jnp.repeat(context, shrink, 0), shrink, 1)
+        raise ValueError(
+            f"a context that is an image must be a whole multiple or part of the {space} pixels of a layer, got {context.shape}"
+        )
     return jnp.broadcast_to(context.reshape((1,) * len(space) + (-1,)), (*space, context.size))
 
 

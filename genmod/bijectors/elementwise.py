@@ -81,9 +81,11 @@ class Logit(ScalarMap):
 
 @dataclasses.dataclass(frozen=True)
 class AlphaLogit(ScalarMap):
-    """x = logit(alpha + (1 - 2 alpha) z), [0, 1] to R: RealNVP's preprocessing (Dinh et al. 2016, arXiv:1605.08803, sec. 4.1).
+    """x = logit(alpha + (1 - 2 alpha) z), [0, 1] to R, of pixels (Papamakarios et al. 2017, arXiv:1705.07057).
 
-    alpha > 0 keeps the ends 0 and 1 finite. As the last layer of an image flow it stands inverted, `Invert(AlphaLogit())`.
+    RealNVP's logit(alpha + (1 - alpha) z) made symmetric (arXiv:1605.08803, sec. 4.1). alpha > 0 keeps the ends 0 and 1
+    finite. It maps what lies a little outside too, from -alpha / (1 - 2 alpha) on. As the last layer of an image flow it
+    stands inverted, `Invert(AlphaLogit())`.
     """
 
     alpha: float = 0.05
@@ -94,15 +96,19 @@ class AlphaLogit(ScalarMap):
             raise ValueError(f"alpha must be in (0, 1/2), got {self.alpha}")
 
     def _map(self, z):
-        p = self.alpha + (1 - 2 * self.alpha) * z
-        return jnp.log(p) - jnp.log1p(-p)
+        log_p, log_rest = self._logs(z)
+        return log_p - log_rest
 
     def _unmap(self, x):
         return (jax.nn.sigmoid(x) - self.alpha) / (1 - 2 * self.alpha)
 
     def _log_slope(self, z):
-        p = self.alpha + (1 - 2 * self.alpha) * z
-        return math.log(1 - 2 * self.alpha) - jnp.log(p) - jnp.log1p(-p)
+        log_p, log_rest = self._logs(z)
+        return math.log(1 - 2 * self.alpha) - log_p - log_rest
+
+    def _logs(self, z):
+        """log p and log(1 - p), p = alpha + (1 - 2 alpha) z; each exact near its own end."""
+        return tuple(jnp.log(self.alpha + (1 - 2 * self.alpha) * part) for part in (z, 1 - z))
 
 
 @dataclasses.dataclass(frozen=True)

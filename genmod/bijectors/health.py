@@ -17,13 +17,18 @@ from genmod.base import Array, Bijector, Context, InfoBijector, Params, cast, vm
 from genmod.bijectors.autoregressive import Autoregressive
 from genmod.bijectors.combinators import Chain, Invert, Repeat, context_for
 from genmod.bijectors.coupling import Coupling
+from genmod.bijectors.image import MultiScale
 from genmod.bijectors.transformers import Elementwise
 
 _WARN_LOG_PROB, _WARN_ROUND_TRIP = 1e-2, 1e-3
+_MOST_FOR_SLOPES = 256
 
 
 class LayerHealth(NamedTuple):
-    """One layer on the data: round-trip error x -> z -> x, extreme singular values of dx/dz, share in the tails."""
+    """One layer on the data: round-trip error x -> z -> x, extreme singular values of dx/dz, share in the tails.
+
+    Singular values are nan for events of more than 256 entries.
+    """
 
     name: str
     round_trip: float
@@ -45,7 +50,7 @@ class HealthReport(NamedTuple):
         head = f"{'layer (data to base)':<46}{'round trip':>11}{'slopes of x(z)':>22}{'in tails':>10}{'log_det':>18}"
         lines = [head]
         for layer in self.layers:
-            slopes = f"{layer.smallest_slope:.2g} .. {layer.largest_slope:.2g}"
+            slopes = "" if np.isnan(layer.smallest_slope) else f"{layer.smallest_slope:.2g} .. {layer.largest_slope:.2g}"
             tails = "" if np.isnan(layer.tail_share) else f"{layer.tail_share:.2%}"
             log_dets = "{:.2f} .. {:.2f}".format(*layer.log_det_range)
             lines.append(f"{layer.name[:45]:<46}{layer.round_trip:>11.1e}{slopes:>22}{tails:>10}{log_dets:>18}")
@@ -64,8 +69,9 @@ def health(
     points = jnp.asarray(x)[:num_points]
     context = None if context is None else jnp.asarray(context)[:num_points]
     layers, event = [], points
-    for name, layer, layer_params in _layers(bijector, params):
+    for name, layer, layer_params, num_kept in _layers(bijector, params):
         measured, event = _measure(layer, layer_params, event, context_for(layer, context))
+        event = event[..., :num_kept]
         layers.append(_layer_health(name, *jax.device_get(measured)))
     _, log_det, round_trip = jax.device_get(_whole(bijector, params, points, context))
     with jax.enable_x64(True):
@@ -77,20 +83,26 @@ def health(
     return HealthReport(tuple(layers), float(round_trip), error, tuple(_warnings(layers, error, float(round_trip) / size)))
 
 
-def _layers(bijector: Bijector, params: Params) -> Iterator[tuple[str, Bijector, Params]]:
-    """The simple layers from the data side to the base."""
+def _layers(bijector: Bijector, params: Params) -> Iterator[tuple[str, Bijector, Params, int | None]]:
+    """The simple layers from the data side to the base; and how many channels go on to the next (None: all)."""
     if isinstance(bijector, Chain):
         for inner, inner_params in reversed(list(zip(bijector.bijectors, params, strict=True))):
             yield from _layers(inner, inner_params)
     elif isinstance(bijector, Repeat):
         for i in reversed(range(bijector.num)):
             one = jax.tree.map(lambda p, i=i: p[i], params)
-            yield from ((f"{i}: {name}", layer, p) for name, layer, p in _layers(bijector.bijector, one))
+            yield from ((f"{i}: {name}", *rest) for name, *rest in _layers(bijector.bijector, one))
+    elif isinstance(bijector, MultiScale):
+        kept = [shape[-1] for shape in bijector.kept_shapes()]
+        for i, level in enumerate(bijector.levels):
+            yield from ((f"scale_{i + 1}, {name}", *rest) for name, *rest in _layers(level, params["levels"][i]))
+            if i < len(kept):
+                yield f"scale_{i + 1} leaves", bijector.split, params["splits"][i], kept[i]
     else:
         inner = bijector.bijector if isinstance(bijector, Invert) else bijector
         transformer = getattr(inner, "transformer", None)
         name = type(inner).__name__ + ("" if transformer is None else f"({type(transformer).__name__})")
-        yield (f"Invert({name})" if isinstance(bijector, Invert) else name), bijector, params
+        yield (f"Invert({name})" if isinstance(bijector, Invert) else name), bijector, params, None
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -98,12 +110,14 @@ def _measure(layer: Bijector, params: Params, x: Array, context: Context):
     axes = (None, 0, None if context is None else 0)
     z, log_det = vmap_events(_with_key(layer.inverse_and_log_det), axes)(params, x, context)
     back = vmap_events(layer.forward, axes)(params, z, context)
-    # dz/dx is the cheap direction of a density model; its singular values are the reciprocals of those of dx/dz.
-    # An adaptive solve has reverse mode only.
-    differentiate = jax.jacrev if isinstance(layer, InfoBijector) else jax.jacfwd
-    jacobian = jax.vmap(differentiate(layer.inverse, argnums=1), axes)(params, x, context)
     size = int(np.prod(x.shape[1:], dtype=int))
-    slopes = jnp.linalg.svd(jacobian.reshape(-1, size, size), compute_uv=False)
+    slopes = jnp.full((), jnp.nan)
+    if size <= _MOST_FOR_SLOPES:
+        # dz/dx is the cheap direction of a density model; its singular values are the reciprocals of those of dx/dz.
+        # An adaptive solve has reverse mode only.
+        differentiate = jax.jacrev if isinstance(layer, InfoBijector) else jax.jacfwd
+        jacobian = jax.vmap(differentiate(layer.inverse, argnums=1), axes)(params, x, context)
+        slopes = jnp.linalg.svd(jacobian.reshape(-1, size, size), compute_uv=False)
     measured = jnp.abs(back - x).max(), 1 / slopes.max(), 1 / slopes.min(), _tail_share(layer, z, x), log_det.min(), log_det.max()
     return measured, z
 

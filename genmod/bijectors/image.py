@@ -16,6 +16,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from genmod.base import FIXED, Array, Bijector, InfoBijector, Shape, add_info, check_positive
 from genmod.bijectors.combinators import context_for, init_member, inverse_batch
@@ -82,7 +83,11 @@ class Conv1x1(Bijector):
         return self.from_matrix(rotation)
 
     def from_matrix(self, matrix: Array) -> dict[str, Any]:
-        """The parameters for which W is `matrix`, (C, C)."""
+        """The parameters for which W is `matrix`, (C, C). Raises ValueError where it is known to be singular."""
+        if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1]:
+            raise ValueError(f"matrix must be square, (C, C), got shape {matrix.shape}")
+        if not isinstance(matrix, Tracer) and np.linalg.matrix_rank(np.asarray(matrix)) < matrix.shape[0]:
+            raise ValueError("matrix must be invertible, got a singular one")
         if self.method == "free":
             return {"matrix": matrix}
         permutation, lower, upper = jax.scipy.linalg.lu(matrix)
@@ -211,14 +216,22 @@ class MultiScale(InfoBijector):
     @property
     def latent_shapes(self) -> dict[str, Shape]:
         """{"scale_1": (H_1, W_1, C_1), ...}, in the order in which the latents leave."""
-        shapes, shape = {}, _image(self, self.image_shape)
+        shapes, shape, kept = {}, _image(self, self.image_shape), self.kept_shapes()
         for i, level in enumerate(self.levels):
             shape = level.latent_shape(shape)
-            if i < len(self.levels) - 1:
-                kept = self.split.num_kept(shape)
-                shapes[f"scale_{i + 1}"] = (*shape[:-1], shape[-1] - kept)
-                shape = (*shape[:-1], kept)
-        return shapes | {f"scale_{len(self.levels)}": shape}
+            rest = kept[i][-1] if i < len(kept) else 0
+            shapes[f"scale_{i + 1}"] = (*shape[:-1], shape[-1] - rest)
+            shape = (*shape[:-1], rest)
+        return shapes
+
+    def kept_shapes(self) -> list[Shape]:
+        """The shapes of the images that go on from each level to the next, one fewer than levels."""
+        shapes, shape = [], _image(self, self.image_shape)
+        for level in self.levels[:-1]:
+            shape = level.latent_shape(shape)
+            shape = (*shape[:-1], self.split.num_kept(shape))
+            shapes.append(shape)
+        return shapes
 
     def data_shape(self, latent_shape):
         if latent_shape != self.latent_shape(self.image_shape):

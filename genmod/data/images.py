@@ -196,6 +196,8 @@ def _fetch(url: str, path: pathlib.Path, sha256: dict[str, str], name: str, time
         try:
             with urllib.request.urlopen(url, timeout=timeout) as response, partial.open("xb") as file:
                 shutil.copyfileobj(response, file)
+        except ValueError as error:
+            raise ValueError(f"url must name a web page or folder, such as {_URLS[name]}, got {url}") from error
         except (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError) as error:
             raise ConnectionError(f"{url} could not be fetched ({error}): try again, or name a mirror with url=...") from error
         try:

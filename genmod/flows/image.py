@@ -1,13 +1,13 @@
 """Flows on images (H, W, C): multi-scale RealNVP and Glow, and the flow of variational dequantisation.
 
-`real_nvp_image` and `glow` are densities of real images in [0, 1]; `gm.models.Dequantized(flow, num_levels=256)` makes of
-one a model of integer images. Common arguments:
+`real_nvp_image` and `glow` are densities of real images in [0, 1] (and a little around it, `AlphaLogit`);
+`gm.models.Dequantized(flow, num_levels=256)` makes of one a model of integer images. Common arguments:
 
   num_layers: couplings per scale (and kind). num_scales: levels of the `MultiScale`; None: as many as the size allows, up
-  to 3. hidden_channels: width of the conditioners, or give your own `conditioner`, a Linen module (H, W, channels) ->
-  features. transformer: `Affine()`, a spline, ... alpha: of the logit that takes [0, 1] to R (None: no logit, for images
-  that are not in [0, 1]). context_shape: a class as a one-hot vector, a feature vector, or an image. base: a density of
-  the flat latents, (H W C,). dtype: of the networks' arithmetic.
+  to 3. hidden_channels, dtype: width and arithmetic of the conditioners, unless you give your own `conditioner`, a Linen
+  module (H, W, channels) -> features. transformer: `Affine()`, a spline, ... alpha: of the logit that takes [0, 1] to R
+  (None: no logit, for images that are not in [0, 1]). context_shape: a class as a one-hot vector, a feature vector, or an
+  image. base: a density of the flat latents, (H W C,).
 
 `flow.bijector` is the `MultiScale`, whose `unpack` names the latents of each scale.
 """

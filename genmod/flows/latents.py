@@ -28,10 +28,13 @@ def interpolate(
     """`num` images from x_0 to x_1, (n,) + event_shape each, by straight lines in latent space: (n, num) + event_shape.
 
     Only the named scales move, z(a) = (1 - a) z_0 + a z_1, a from 0 to 1; the others stay those of x_0. context: one for all,
-    or (n,) + context_shape. Raises ValueError for unknown scales and for a flow without scales.
+    or (n,) + context_shape. Raises ValueError for unknown scales, for a flow without scales, and where x_0 and x_1 differ in
+    shape.
     """
     check_positive(num=num)
     bijector, scales = _multi_scale(flow, scales)
+    if jnp.shape(x_0) != jnp.shape(x_1):
+        raise ValueError(f"x_0 and x_1 must have one shape, got {jnp.shape(x_0)} and {jnp.shape(x_1)}")
     context = _rows(context, flow.context_shape, len(jnp.asarray(x_0)))
     start, end = (bijector.unpack(flow.encode(params, x, context)) for x in (x_0, x_1))
     weights = jnp.linspace(0.0, 1.0, num)
@@ -68,6 +71,8 @@ def resample(
 
 def multi_scale(flow: Flow) -> MultiScale:
     """The bijector of a flow with scales; ValueError for another."""
+    if not isinstance(flow, Flow):
+        raise TypeError(f"flow must be a gm.models.Flow (of a Dequantized, its `model`), got {type(flow).__name__}")
     if not isinstance(flow.bijector, MultiScale):
         given = type(flow.bijector).__name__
         raise ValueError(f"flow must have a MultiScale bijector (gm.flows.glow, real_nvp_image), got {given}")
@@ -77,8 +82,8 @@ def multi_scale(flow: Flow) -> MultiScale:
 def _multi_scale(flow: Flow, scales: Sequence[str] | None) -> tuple[MultiScale, Sequence[str]]:
     bijector = multi_scale(flow)
     known = list(bijector.latent_shapes)
-    if scales is not None and not set(scales) <= set(known):
-        raise ValueError(f"scales must be among {known}, got {list(scales)}")
+    if isinstance(scales, str) or (scales is not None and not set(scales) <= set(known)):
+        raise ValueError(f"scales must be a sequence of names among {known}, got {scales!r}")
     return bijector, known if scales is None else scales
 
 

@@ -29,8 +29,9 @@ class Dequantized(Model):
       model: the density p of y; `model.event_shape` and its context are those of the integers.
       num_levels: n; 256 for 8 bits.
       dequantizer: q(u | x), a flow of events in (0, 1) whose context is x, scaled to [-1/2, 1/2]
-        (`gm.flows.dequantizer`); None is uniform noise.
-      num_draws: k. Parameters do not depend on it: `dataclasses.replace(model, num_draws=16)` evaluates what was trained.
+        (`gm.flows.dequantizer`); None is uniform noise. A draw outside of [0, 1] makes the bound -inf.
+      num_draws: k. Parameters do not depend on it: `dataclasses.replace(model, num_draws=16)` evaluates what was trained
+        (or loaded, by the description that was trained).
 
     `log_prob` is a LOWER_BOUND on log P(x) in nats, in expectation over `key`; bits per dimension follow with no offset
     (`gm.metrics.bits_per_dim`). `sample` returns integers. Parameters: {"model": ..., "dequantizer": ...}.
@@ -77,7 +78,7 @@ class Dequantized(Model):
         return levels.astype(jnp.uint8 if self.num_levels <= 256 else jnp.int32)
 
     def tempered(self, temperature: float) -> "Dequantized":
-        """The same model, with the same parameters, sampling at `temperature` (see `Pushforward.tempered`)."""
+        """The same model, with the same parameters, at `temperature` (see `Pushforward.tempered`)."""
         if not isinstance(self.model, Pushforward):
             raise ValueError(f"temperature={temperature} wants a flow, got {type(self.model).__name__}")
         return dataclasses.replace(self, model=self.model.tempered(temperature))
@@ -113,7 +114,9 @@ class Dequantized(Model):
             _, z, _ = self.dequantizer.draw_base(params["dequantizer"], noise_key, 1)
             u, log_q = self.dequantizer.push(params["dequantizer"], z[0], self._centred(x))
         log_p = self.model._log_prob(params["model"], self.dequantize(x, u), context, model_key)
-        return log_p - log_q - x.size * math.log(self.num_levels)
+        bound = log_p - log_q - x.size * math.log(self.num_levels)
+        # Noise outside of [0, 1] belongs to another x: such a draw adds nothing to log P of this one.
+        return jnp.where(((u >= 0) & (u <= 1)).all(), bound, -jnp.inf)
 
     def _centred(self, x):
         return self.dequantize(x) - 0.5

@@ -94,8 +94,8 @@ class Pushforward(Model, abc.ABC):
     def tempered(self, temperature: float) -> Self:
         """The same model, with the same parameters, whose base is narrowed to `temperature` times its standard deviation.
 
-        Glow's samples at reduced temperature (Kingma & Dhariwal 2018, arXiv:1807.03039, sec. 6). Raises ValueError for a base
-        that cannot be narrowed so.
+        Glow's samples at reduced temperature (Kingma & Dhariwal 2018, arXiv:1807.03039, sec. 6); `log_prob` is that of the
+        narrowed law. Raises ValueError for a base that cannot be narrowed so, and for a temperature that is not in (0, inf).
         """
         return dataclasses.replace(self, base=self.base.tempered(temperature))  # type: ignore[type-var]
 

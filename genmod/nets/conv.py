@@ -32,8 +32,9 @@ class GlowNet(nn.Module):
 class ResNet(nn.Module):
     """RealNVP's residual network, pre-activated (Dinh et al. 2016, arXiv:1605.08803, sec. 4.1).
 
-    Each block adds conv3x3(act(conv3x3(act(norm(h))))). Normalisation is over the channels of a pixel (LayerNorm): batch
-    statistics would make the density of an image depend on its neighbours in the batch.
+    Each block adds half of conv3x3(act(conv3x3(act(h)))), half so that the variance does not double block by block. With
+    `layer_norm` the block's input is normalised over the channels of each pixel; batch statistics would make the density of
+    an image depend on its neighbours in the batch.
     """
 
     hidden_channels: int = 32
@@ -49,7 +50,6 @@ class ResNet(nn.Module):
         for _ in range(self.num_blocks):
             hidden = nn.LayerNorm(dtype=self.dtype)(x) if self.layer_norm else x
             hidden = Conv(self.hidden_channels, dtype=self.dtype)(self.activation(hidden))
-            # A block starts at half its size, so that the variance does not double block by block.
             x = x + 0.5 * Conv(self.hidden_channels, dtype=self.dtype)(self.activation(hidden))
         return self.activation(x)
 

@@ -3,7 +3,8 @@
 Inside `lax.scan` and `lax.while_loop` XLA's CPU backend takes the gradients of a convolution through a generic loop, 20 to
 100 times slower than outside (jax-ml/jax#12868): their dimensions are in an order that it has no fast code for. Here every
 derivative is itself a convolution in the order (N, H, W, C) x (kh, kw, C_in, C_out), with explicit transpositions. All of
-`jit`, `vmap`, `grad`, forward mode and their compositions work as with `lax.conv_general_dilated`.
+`jit`, `vmap`, `grad`, forward mode, `shard_map` and their compositions work as with `lax.conv_general_dilated`. (Not `jet`, and
+not gradients under a mesh of explicit axes: use automatic ones.)
 """
 
 from collections.abc import Callable
@@ -13,7 +14,6 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from flax.linen.dtypes import promote_dtype
-from jax.core import ShapedArray
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
@@ -40,12 +40,26 @@ class Conv(nn.Module):
 def convolve(x: Array, kernel: Array) -> Array:
     """x (N, H, W, C_in) * kernel (k, k, C_in, C_out), k odd, zero-padded -> (N, H, W, C_out).
 
-    Raises ValueError for even kernels and for other shapes.
+    Raises ValueError for even kernels and for other shapes, TypeError where the dtypes differ.
     """
     fits = x.ndim == kernel.ndim == 4 and kernel.shape[2] == x.shape[3]
     if not fits or kernel.shape[0] % 2 == 0 or kernel.shape[1] % 2 == 0:
         raise ValueError(f"convolve wants x (N, H, W, C) and a kernel (odd, odd, C, C_out), got {x.shape} and {kernel.shape}")
-    return _conv_p.bind(x, kernel)
+    if x.dtype != kernel.dtype:
+        raise TypeError(f"convolve wants x and kernel of one dtype, got {x.dtype} and {kernel.dtype}")
+    return _conv_p.bind(*_varying_alike(x, kernel))
+
+
+def _varying_alike(*arrays):
+    """The arrays, marked as varying over the same axes of a `shard_map`; the transpose of the mark is the sum over shards."""
+    own = [_varying_axes(a) for a in arrays]
+    missing = [tuple(frozenset().union(*own) - axes) for axes in own]
+    return [jax.lax.pcast(a, axes, to="varying") if axes else a for a, axes in zip(arrays, missing, strict=True)]
+
+
+def _varying_axes(a):
+    kind = jax.typeof(a)
+    return kind.mat.varying if hasattr(kind, "mat") else kind.vma  # JAX from 0.10, before
 
 
 def _conv(x, kernel, margins=None):
@@ -74,7 +88,7 @@ def _batched(arguments, axes):
 
 _conv_p = Primitive("genmod_conv")
 _conv_p.def_impl(jax.jit(_conv))
-_conv_p.def_abstract_eval(lambda x, kernel: ShapedArray((*x.shape[:3], kernel.shape[3]), x.dtype))
+_conv_p.def_abstract_eval(lambda x, kernel: x.update(shape=(*x.shape[:3], kernel.shape[3]), weak_type=False))
 ad.defbilinear(_conv_p, _transpose_x, _transpose_kernel)
 batching.primitive_batchers[_conv_p] = _batched
 mlir.register_lowering(_conv_p, mlir.lower_fun(_conv, multiple_results=False))
