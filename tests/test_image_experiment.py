@@ -14,6 +14,7 @@ SMALL = image_flow.Config(num_layers=1, num_scales=2, hidden_channels=4, num_ste
 FIGURES = {f"{name}.png" for name in ("samples", "temperatures", "reconstruction", "interpolation", "training")}
 
 
+@pytest.mark.slow
 def test_writes_figures_and_bits_per_dimension(tmp_path, quick_compile):
     config = dataclasses.replace(SMALL, class_conditional=True)
     metrics = gm.run.execute(image_flow.experiment, config, tmp_path)
