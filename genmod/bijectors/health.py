@@ -91,13 +91,14 @@ def _layers(bijector: Bijector, params: Params) -> Iterator[tuple[str, Bijector,
     elif isinstance(bijector, Repeat):
         for i in reversed(range(bijector.num)):
             one = jax.tree.map(lambda p, i=i: p[i], params)
-            yield from ((f"{i}: {name}", *rest) for name, *rest in _layers(bijector.bijector, one))
+            yield from ((f"{i}: {name}", layer, p, kept) for name, layer, p, kept in _layers(bijector.bijector, one))
     elif isinstance(bijector, MultiScale):
-        kept = [shape[-1] for shape in bijector.kept_shapes()]
+        kept_shapes = bijector.kept_shapes()
         for i, level in enumerate(bijector.levels):
-            yield from ((f"scale_{i + 1}, {name}", *rest) for name, *rest in _layers(level, params["levels"][i]))
-            if i < len(kept):
-                yield f"scale_{i + 1} leaves", bijector.split, params["splits"][i], kept[i]
+            inner = _layers(level, params["levels"][i])
+            yield from ((f"scale_{i + 1}, {name}", layer, p, kept) for name, layer, p, kept in inner)
+            if i < len(kept_shapes):
+                yield f"scale_{i + 1} leaves", bijector.split, params["splits"][i], kept_shapes[i][-1]
     else:
         inner = bijector.bijector if isinstance(bijector, Invert) else bijector
         transformer = getattr(inner, "transformer", None)
