@@ -150,7 +150,7 @@ BIJECTORS: dict[str, Case] = {
     "standardize": Case(Standardize(), identity=False),
     "whiten": Case(Whiten(), identity=False),
     # Transformers in the layers that take one.
-    **_with_each_transformer("elementwise", Elementwise),
+    **_with_each_transformer("elementwise", Elementwise, [t for t in TRANSFORMERS if t != "deep_sigmoidal"]),
     **_with_each_transformer("coupling", lambda tau: Coupling(tau, MLP8, 2), ("affine", "spline")),
     **_with_each_transformer("autoregressive", lambda tau: Autoregressive(tau, MADE12), ("affine",)),
     "elementwise_of_image": Case(Elementwise(Affine()), (2, 2, 3)),
@@ -160,7 +160,7 @@ BIJECTORS: dict[str, Case] = {
     "coupling_conditional": Case(Coupling(Affine(), MLP8, MASK, **WITH_CONTEXT)),
     "coupling_split_0_conditional": Case(Coupling(Affine(), MLP8, 0, context_shape=(2, 2)), slow=True),
     "autoregressive_order": Case(Autoregressive(Affine(), MADE12, (2, 0, 3, 1)), slow=True),
-    "autoregressive_conditional": Case(Autoregressive(Affine(), MADE12, (1, 0, 3, 2), **WITH_CONTEXT)),
+    "autoregressive_conditional": Case(Autoregressive(Affine(), MADE12, (1, 0, 3, 2), **WITH_CONTEXT), slow=True),
     # Hidden layers narrower than the event: some degrees have no unit.
     "autoregressive_narrow": Case(Autoregressive(Affine(), MADE((3, 2), jnp.tanh)), (6,), slow=True),
     "autoregressive_linear": Case(Autoregressive(Affine(), MADE(()))),
@@ -183,12 +183,12 @@ BIJECTORS: dict[str, Case] = {
     "planar_conditional": Case(Planar(**WITH_CONTEXT)),
     "radial": Case(Radial()),
     "radial_conditional": Case(Radial(**WITH_CONTEXT)),
-    "sylvester": Case(Sylvester(2), slow=True),
+    "sylvester": Case(Sylvester(2)),
     "sylvester_householder": Case(Sylvester(3, "householder"), slow=True),
     "sylvester_triangular": Case(Sylvester(None, "triangular"), slow=True),
-    "sylvester_conditional": Case(Sylvester(2, **WITH_CONTEXT)),
+    "sylvester_conditional": Case(Sylvester(2, **WITH_CONTEXT), slow=True),
     # Continuous flows. The contract is exact to rounding, so these take many steps.
-    "cnf_fixed_steps": Case(CNF(VELOCITY8, FixedSteps(1_000, RK4())), (2,)),
+    "cnf_fixed_steps": Case(CNF(VELOCITY8, FixedSteps(1_000, RK4())), (2,), slow=True),
     "cnf_adaptive": Case(CNF(VELOCITY8, TO_ROUNDING), (2,), slow=True),
     "cnf_conditional": Case(CNF(VELOCITY8, FixedSteps(1_000, RK4()), **WITH_CONTEXT), (2, 1), slow=True),
     # Combinators.

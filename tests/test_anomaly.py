@@ -21,6 +21,7 @@ def check_aurocs(metrics, scores):
         assert ((values >= 0) & (values <= [[1, 0.5]])).all()
 
 
+@pytest.mark.slow
 def test_what_it_leaves(tmp_path, quick_compile):
     out = tmp_path / "run"
     metrics = gm.run.execute(anomaly.experiment, anomaly.Config(background=False, **SMALL), out)

@@ -504,7 +504,8 @@ def small_flow(**options):
     return flow, jax.tree.map(lambda p: p + np.float32(0.4) * rng.standard_normal(p.shape).astype(np.float32), params), x
 
 
-@pytest.mark.parametrize("num", [6, pytest.param(2_500, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("num", [6, 2_500])
 def test_the_public_functions_have_gradients(num, key):
     """Outside of any jit of the user's: the gradient of the compiled log_prob and sample, and the score."""
     flow, params, x = small_flow()
