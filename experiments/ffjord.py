@@ -189,12 +189,10 @@ def draw(run: gm.run.Run, schedule: str, data, model: gm.models.Flow, params, te
     paths = np.asarray(jax.jit(gm.base.vmap_events(path))(z))
     gm.plot.trajectories(run.figure(f"trajectories_{schedule}"), {"from noise to data": paths}, title=title)
     velocity = jax.vmap(cnf.velocity, (None, 0, None))
-    gm.plot.vector_field(
-        run.figure(f"field_{schedule}"),
-        lambda x, t: velocity(field, x, jnp.asarray(t, x.dtype)),
-        paths.reshape(-1, 2),
-        title=f"{title}, in standardised coordinates",
-    )
+    fields = {
+        f"t = {t:g}": functools.partial(lambda x, t: velocity(field, x, jnp.asarray(t, x.dtype)), t=t) for t in (0.0, 0.5, 1.0)
+    }
+    gm.plot.vector_fields(run.figure(f"field_{schedule}"), fields, paths.reshape(-1, 2), title=title)
 
 
 if __name__ == "__main__":

@@ -33,7 +33,7 @@ METHODS = {
     "otcfm_sinkhorn": (gm.paths.Linear(), gm.transport.Sinkhorn()),
     "icfm": (gm.paths.Linear(), gm.transport.Independent()),
     "fm": (gm.paths.OptimalTransport(sigma_min=0.01), gm.transport.Independent()),
-    "vp": (gm.paths.VariancePreserving(), gm.transport.Independent()),
+    "vp": (gm.paths.Scheduled(gm.schedules.VariancePreserving()), gm.transport.Independent()),
     "trigonometric": (gm.paths.Trigonometric(), gm.transport.Independent()),
     "rectified": (gm.paths.Linear(), gm.transport.Independent()),
 }

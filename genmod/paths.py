@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 
 from genmod.base import Array, Description
+from genmod.schedules import Schedule
 
 
 class Path(Description, abc.ABC):
@@ -95,55 +96,33 @@ class OptimalTransport(GaussianPath):
 
 
 @dataclasses.dataclass(frozen=True)
-class VariancePreserving(GaussianPath):
-    """The VP diffusion run backwards: mu = a x1, sigma^2 = 1 - a^2, a = exp(-B(1 - t) / 2) (Lipman et al. 2022, eq. 19).
+class Scheduled(GaussianPath):
+    """A diffusion run backwards: mu = alpha(1 - t) x1, sigma = sigma(1 - t) of a schedule (Lipman et al. 2022, eqs. 15-19).
 
-    B(s) = beta_min s + (beta_max - beta_min) s^2 / 2 with s the diffusion's own time, 0 at the data. At t = 0 a little of the
-    data is left (a = 0.0066 for the defaults), and sigma' is infinite at t = 1, where training stops short.
+    schedule: a `gm.schedules.Schedule`; the source is its N(0, prior_scale^2). times: None for those of the schedule, whose
+    ends may be singular.
     """
 
-    beta_min: float = 0.1
-    beta_max: float = 20.0
-    times: tuple[float, float] = (0.0, 1.0 - 1e-4)
+    schedule: Schedule
+    times: tuple[float, float] | None = None  # type: ignore[assignment]
 
     def __post_init__(self):
+        if not isinstance(self.schedule, Schedule):
+            raise TypeError(f"schedule must be a gm.schedules.Schedule, got {self.schedule!r}")
+        if self.times is None:
+            low, high = self.schedule.times
+            object.__setattr__(self, "times", (1.0 - high, 1.0 - low))
         super().__post_init__()
-        _check(0 < self.beta_min <= self.beta_max, f"wants 0 < beta_min <= beta_max, got {self.beta_min}, {self.beta_max}")
-
-    def mean(self, t, x1):
-        return jnp.exp(-0.5 * self._integral(t)) * x1
-
-    def scale(self, t, x1):
-        return jnp.sqrt(-jnp.expm1(-self._integral(t)))
-
-    def _integral(self, t):
-        s = 1.0 - t
-        return self.beta_min * s + 0.5 * (self.beta_max - self.beta_min) * s**2
-
-
-@dataclasses.dataclass(frozen=True)
-class VarianceExploding(GaussianPath):
-    """The VE diffusion run backwards: mu = x1, sigma = sigma_min (sigma_max / sigma_min)^(1 - t) (Lipman et al. 2022, eq. 17).
-
-    The source is N(0, sigma_max^2), as wide as the data are small beside it.
-    """
-
-    sigma_min: float = 0.01
-    sigma_max: float = 10.0
-
-    def __post_init__(self):
-        super().__post_init__()
-        _check(0 < self.sigma_min < self.sigma_max, f"wants 0 < sigma_min < sigma_max, got {self.sigma_min}, {self.sigma_max}")
 
     @property
     def source_scale(self):
-        return self.sigma_max
+        return self.schedule.prior_scale
 
     def mean(self, t, x1):
-        return x1 + 0.0 * t
+        return self.schedule.alpha(1.0 - t) * x1
 
     def scale(self, t, x1):
-        return self.sigma_min * (self.sigma_max / self.sigma_min) ** (1.0 - t)
+        return self.schedule.sigma(1.0 - t)
 
 
 @dataclasses.dataclass(frozen=True)

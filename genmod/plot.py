@@ -154,30 +154,29 @@ def trajectories(path: Path, paths: dict[str, Any], *, title: str = "") -> None:
     for axis, (name, lines) in zip(axes[0], paths.items(), strict=True):
         lines = np.asarray(lines)
         axis.plot(lines[..., 0].T, lines[..., 1].T, color="0.6", linewidth=0.4, alpha=0.6)
-        axis.scatter(*lines[:, 0].T, s=4, color="black", linewidths=0, label="t = 0")
-        axis.scatter(*lines[:, -1].T, s=4, color="C1", linewidths=0, label="t = 1")
+        axis.scatter(*lines[:, 0].T, s=4, color="black", linewidths=0, label="start")
+        axis.scatter(*lines[:, -1].T, s=4, color="C1", linewidths=0, label="end")
         axis.set(title=name, aspect="equal", xlim=(low[0], high[0]), ylim=(low[1], high[1]))
     axes[0][0].legend(loc="upper right")
     figure.suptitle(title)
     _save(figure, path)
 
 
-def vector_field(
-    path: Path, velocity_fn: Callable, data: Any, *, times: Sequence[float] = (0.0, 0.5, 1.0), title: str = ""
-) -> None:
-    """A field in the plane, `velocity_fn(x (n, 2), t) -> (n, 2)`, as arrows over the range of `data` at some times."""
+def vector_fields(path: Path, fields: dict[str, Callable], data: Any, *, title: str = "") -> None:
+    """Fields in the plane by name, each (n, 2) -> (n, 2), as arrows over the range of `data`, side by side."""
     low, high = _limits(np.asarray(data))
     grid = np.stack(np.meshgrid(*(np.linspace(a, b, 21) for a, b in zip(low, high, strict=True))), -1).reshape(-1, 2)
-    fields = [np.asarray(velocity_fn(jnp.asarray(grid, jnp.asarray(data).dtype), t)) for t in times]
-    size = (4.0 * len(times), _height(4.0, low, high))
-    figure, axes = _pyplot().subplots(1, len(times), figsize=size, squeeze=False, constrained_layout=True)
-    for axis, t, field in zip(axes[0], times, fields, strict=True):
+    points = jnp.asarray(grid, jnp.asarray(data).dtype)
+    size = (4.0 * len(fields), _height(4.0, low, high))
+    figure, axes = _pyplot().subplots(1, len(fields), figsize=size, squeeze=False, constrained_layout=True)
+    for axis, (name, fn) in zip(axes[0], fields.items(), strict=True):
+        field = np.asarray(fn(points))
         speed = np.linalg.norm(field, axis=1)
         arrows = axis.quiver(
             *grid.T, *(field / (speed[:, None] + 1e-12)).T, speed, cmap="viridis", angles="xy", pivot="mid", scale=28, width=0.006
         )
         figure.colorbar(arrows, ax=axis, label="speed", shrink=0.8)
-        axis.set(title=f"t = {t:g}", aspect="equal", xlim=(low[0], high[0]), ylim=(low[1], high[1]))
+        axis.set(title=name, aspect="equal", xlim=(low[0], high[0]), ylim=(low[1], high[1]))
     figure.suptitle(title)
     _save(figure, path)
 

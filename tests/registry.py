@@ -9,7 +9,7 @@ import distrax
 import jax
 import jax.numpy as jnp
 
-from genmod import flows
+from genmod import flows, samplers, schedules
 from genmod.base import Array, Bijector, Shape
 from genmod.bijectors import (
     CNF,
@@ -245,4 +245,50 @@ IMAGE_FLOWS: dict[str, Callable[..., Pushforward]] = {
 # The flows of noise given integers, for gm.models.Dequantized.
 DEQUANTIZERS: dict[str, Callable[..., Pushforward]] = {
     "dequantizer": functools.partial(flows.dequantizer, num_layers=2, conditioner=GLOW8),
+}
+
+
+def _falling(t):
+    return jnp.cos(1.4 * t)
+
+
+def _growing(t):
+    return 0.01 + t**2
+
+
+SCHEDULES: dict[str, schedules.Schedule] = {
+    "variance_preserving": schedules.VariancePreserving(),
+    "sub_variance_preserving": schedules.SubVariancePreserving(),
+    "cosine": schedules.Cosine(),
+    "variance_exploding": schedules.VarianceExploding(),
+    "edm": schedules.EDM(),
+    "straight": schedules.Straight(),
+    "linear_betas": schedules.LinearBetas(),
+    "cosine_betas": schedules.CosineBetas(),
+    "custom": schedules.Custom(_falling, _growing),
+}
+
+
+class StepperCase(NamedTuple):
+    """A stepper; `order` of a deterministic one, or the number of steps after which a random one draws from the law."""
+
+    stepper: samplers.Stepper
+    order: int | None = None
+    num_steps: int = 128
+    slow: bool = False
+
+
+STEPPERS: dict[str, StepperCase] = {
+    "ddim": StepperCase(samplers.DDIM(), 1),
+    "euler": StepperCase(samplers.Euler(), 1),
+    "heun": StepperCase(samplers.Heun(), 2),
+    "dpm_solver": StepperCase(samplers.DPMSolverPlusPlus(), 2),
+    "ddim_half_random": StepperCase(samplers.DDIM(0.5), num_steps=256, slow=True),
+    "ancestral": StepperCase(samplers.Ancestral()),
+    "ancestral_forward": StepperCase(samplers.Ancestral("forward"), num_steps=256, slow=True),
+    "heun_churned": StepperCase(samplers.Heun(churn=0.2), num_steps=64),
+    "euler_maruyama": StepperCase(samplers.EulerMaruyama(), num_steps=256),
+    "predictor_corrector": StepperCase(samplers.PredictorCorrector()),
+    "predictor_corrector_of_ddim": StepperCase(samplers.PredictorCorrector(samplers.DDIM(), 2), slow=True),
+    "annealed_langevin": StepperCase(samplers.AnnealedLangevin(0.001, 40), num_steps=32),
 }

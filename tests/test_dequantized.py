@@ -363,3 +363,16 @@ def test_fit_of_images_by_class(key):
     assert sample.shape == (8, 2, *shape) and sample.dtype == jnp.uint8
     with pytest.raises(ValueError, match=r"data must be a pair \(x, context\)"):
         gm.fit(model, x, key=key, num_steps=1, progress=False)
+
+
+def test_own_loss_of_a_model_without_a_cheap_likelihood(key):
+    """A diffusion of dequantised data is trained by its own loss, and scored by a bound."""
+    x = np.random.default_rng(0).integers(0, 4, (64, 2)).astype(np.uint8)
+    options = {"hidden_sizes": (8,), "scaling": None, "bound": gm.models.Bound(num_times=4)}
+    model = gm.models.Dequantized(flows.diffusion((2,), **options), 4, own_loss=True)
+    fit = gm.fit(model, x, key=key, num_steps=5, batch_size=16, progress=False)
+    assert "denoising_error" in fit.history and model.likelihood is Likelihood.LOWER_BOUND
+    assert jnp.isfinite(model.log_prob(fit.params, x[:4], key=key)).all()
+    assert model.sample(fit.params, key, 3).dtype == jnp.uint8
+    with pytest.raises(ValueError, match="leave out dequantizer, or own_loss"):
+        gm.models.Dequantized(toy()[0].model, 2, flows.dequantizer(SHAPE), own_loss=True)

@@ -19,7 +19,8 @@ from genmod.divergence import Hutchinson
 from genmod.models import Flow, FlowMatching, Reflow
 from genmod.nets import Guided, VelocityMLP
 from genmod.ode import RK4, Adaptive, FixedSteps
-from genmod.paths import BrownianBridge, Linear, OptimalTransport, Trigonometric, VarianceExploding, VariancePreserving
+from genmod.paths import BrownianBridge, Linear, OptimalTransport, Scheduled, Trigonometric
+from genmod.schedules import VarianceExploding, VariancePreserving
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
 # Gaussian data N(MEAN, SCALE^2), independent coordinates.
@@ -88,8 +89,8 @@ PATHS = {
     "linear_noisy": Linear(0.3),
     "optimal_transport": OptimalTransport(0.1),
     "trigonometric": Trigonometric(),
-    "variance_preserving": VariancePreserving(times=(0.0, 0.99)),
-    "variance_exploding": VarianceExploding(0.1, 5.0),
+    "variance_preserving": Scheduled(VariancePreserving(), times=(0.0, 0.99)),
+    "variance_exploding": Scheduled(VarianceExploding(0.1, 5.0)),
     "brownian_bridge": BrownianBridge(0.5),
 }
 
@@ -450,8 +451,12 @@ GUIDED = CNF(Guided(VelocityMLP((4,))), FixedSteps(2), context_shape=(1,))
             ValueError,
             r"goes from N\(0, 1\^2\).*or a path from any source",
         ),
-        (lambda: FlowMatching(PLAIN, Normal((2,)), VarianceExploding()), ValueError, r"use gm.densities.Normal\(\(2,\), 10\)"),
-        (lambda: FlowMatching(PLAIN, Normal((2,), 2.0), VariancePreserving()), ValueError, r"goes from N\(0, 1\^2\)"),
+        (
+            lambda: FlowMatching(PLAIN, Normal((2,)), Scheduled(VarianceExploding())),
+            ValueError,
+            r"use gm.densities.Normal\(\(2,\), 50\)",
+        ),
+        (lambda: FlowMatching(PLAIN, Normal((2,), 2.0), Scheduled(VariancePreserving())), ValueError, r"goes from N\(0, 1\^2\)"),
         (lambda: FlowMatching(Elementwise(Affine()), Normal((2,))), ValueError, "bijector must be a CNF or a Chain that starts"),
         (lambda: FlowMatching(Chain(()), Normal((2,))), ValueError, "bijector must be a CNF or a Chain that starts"),
         (lambda: FlowMatching(Chain((Standardize(), PLAIN)), Normal((2,))), ValueError, "Chain that starts with one"),
@@ -479,7 +484,7 @@ def test_refuses_unfit_fields(make, error, match):
 
 
 def test_the_builder_takes_the_source_that_the_path_wants():
-    assert gm.flows.flow_matching((2,), path=VarianceExploding(0.1, 5.0)).base == Normal((2,), 5.0)
+    assert gm.flows.flow_matching((2,), path=Scheduled(VarianceExploding(0.1, 5.0))).base == Normal((2,), 5.0)
     assert gm.flows.flow_matching((2,), path=Linear()).base == gm.flows.flow_matching((2,)).base == Normal((2,))
 
 

@@ -23,10 +23,11 @@ by_file = pytest.mark.parametrize("name", FILES)
 # Folder or file below genmod -> layer; a module imports its own layer's folder and lower layers only.
 LAYERS = {
     **dict.fromkeys(("base", "types", "keys"), 0),
-    **dict.fromkeys(("nets", "ode", "divergence", "schedules", "densities", "data", "metrics", "paths", "transport"), 1),
+    **dict.fromkeys(("nets", "ode", "divergence", "densities", "data", "metrics", "transport"), 1),
+    **dict.fromkeys(("schedules", "paths", "denoisers", "predictors"), 1),
     **dict.fromkeys(("bijectors", "losses", "samplers", "inference"), 2),
     **dict.fromkeys(("models", "flows"), 3),
-    **dict.fromkeys(("train", "step", "batches", "recorder", "evaluate", "checkpoint", "run", "plot"), 4),
+    **dict.fromkeys(("train", "step", "batches", "recorder", "evaluate", "checkpoint", "run", "plot", "conformance"), 4),
 }
 OPTIONAL = {"matplotlib", "sklearn", "tyro"}
 DOORS = {"flax": "genmod.nets", "distrax": "genmod.densities", "diffrax": "genmod.ode"}

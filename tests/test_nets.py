@@ -100,3 +100,32 @@ def test_nnx_module_is_the_module(key):
 def test_nnx_state_is_refused(key):
     with pytest.raises(ValueError, match="keeps state beside its parameters"):
         nets.init(nets.NNXModule(lambda rngs: nnx.BatchNorm(3, rngs=rngs)), key, jnp.ones(3))
+
+
+def test_unet_keeps_the_image_and_reads_level_and_context(key):
+    net = nets.UNet(4, (1, 2), num_heads=2)
+    x, c, context = jax.random.normal(key, (4, 6, 3)), jnp.asarray(0.3), jnp.array([1.0, 0.0])
+
+    @jax.jit
+    def outputs(key):
+        params = nets.init(net, key, x, c, context)
+        moved = jax.tree.map(lambda p: p + 0.1 * jnp.cos(jnp.arange(p.size, dtype=p.dtype)).reshape(p.shape), params)
+
+        def corner(x, size, c, context):
+            at = jax.tree.map(lambda start, moved: start + size * (moved - start), params, moved)
+            out = nets.apply(net, at, x, c, context)
+            return out[0, 0].sum(), out
+
+        sizes, levels = jnp.array([0.0, 1.0, 1.0, 1.0]), jnp.stack([c, c, -c, c])
+        contexts = jnp.stack([context, context, context, context[::-1]])
+        reads, out = jax.vmap(jax.grad(corner, has_aux=True), (None, 0, 0, 0))(x, sizes, levels, contexts)
+        return *out, reads[1]
+
+    start, out, other_level, other_context, reads = outputs(key)
+    assert out.shape == x.shape and (start == 0).all()
+    assert jnp.abs(out - other_level).max() > 1e-4 and jnp.abs(out - other_context).max() > 1e-4
+    assert (jnp.abs(reads) > 0).all()  # by way of attention, every pixel
+    with pytest.raises(ValueError, match=r"whose height and width 2 divides, got shape \(3, 4, 1\)"):
+        nets.init(net, key, jnp.zeros((3, 4, 1)), c)
+    with pytest.raises(ValueError, match="must be a multiple of num_heads=3, got 4"):
+        nets.init(nets.UNet(4, (1,), num_heads=3), key, x, c)

@@ -31,7 +31,7 @@ from genmod.bijectors.linear import (
     random_order as random_order,
 )
 from genmod.bijectors.numerical import DeepSigmoidal as DeepSigmoidal, ScalarFunction as ScalarFunction
-from genmod.bijectors.ode import CNF as CNF
+from genmod.bijectors.ode import CNF as CNF, ContinuousFlow as ContinuousFlow, ProbabilityFlow as ProbabilityFlow
 from genmod.bijectors.planar import Planar as Planar, Radial as Radial, Sylvester as Sylvester
 from genmod.bijectors.spline import CircularSpline as CircularSpline, RationalQuadraticSpline as RationalQuadraticSpline
 from genmod.bijectors.transformers import (

@@ -193,3 +193,21 @@ def inverse_batch(bijector: Bijector, params: Params, x: Array, context: Context
     """z of a batch of x, on its way to the member before."""
     context = context_for(bijector, context)
     return vmap_events(bijector.inverse, (None, 0, None if context is None else 0))(params, x, context)
+
+
+def inner_layer(bijector: Bijector) -> Bijector:
+    """The layer next to the base: the first of a Chain, or the bijector itself."""
+    return bijector.bijectors[0] if isinstance(bijector, Chain) and bijector.bijectors else bijector
+
+
+def inner_params(bijector: Bijector, params: Params) -> Params:
+    """Its parameters among those of the bijector."""
+    return params[0] if isinstance(bijector, Chain) else params
+
+
+def before_inner(bijector: Bijector, params: Params, x: Array) -> Array:
+    """Data x, (n,) + event shape, on the data side of the inner layer; the layers outside of it are held fixed."""
+    if not isinstance(bijector, Chain):
+        return x
+    outer = Chain(bijector.bijectors[1:])
+    return vmap_events(outer.inverse, (None, 0))(jax.lax.stop_gradient(params[1:]), x)

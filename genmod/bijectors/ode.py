@@ -1,5 +1,7 @@
 """Continuous normalizing flows: the flow map of an ordinary differential equation as a bijector.
 
+`CNF` is that of any network, `ProbabilityFlow` that of a diffusion's denoiser.
+
     dx/dt = v(x, t, context),  x(0) = z the latent event,  x(1) = x the data event
     log |det dx/dz| = int_0^1 div v(x(t), t) dt,      div v = tr dv/dx
 
@@ -8,6 +10,7 @@ t = 1; the inverse integrates the same field from 1 to 0. Map and log-determinan
 accurate as the integrator's tolerances.
 """
 
+import abc
 import dataclasses
 from typing import Any
 
@@ -18,20 +21,18 @@ from genmod import nets
 from genmod.base import Array, Context, InfoBijector, Key, Likelihood, Params, Shape, check_time
 from genmod.divergence import DivergenceEstimator, Exact
 from genmod.ode import Adaptive, Integrator
+from genmod.predictors import Predictor
 
 KINETIC_ENERGY = "kinetic_energy"
 JACOBIAN_NORM = "jacobian_norm"
 
 
-@dataclasses.dataclass(frozen=True)
-class CNF(InfoBijector):
+class ContinuousFlow(InfoBijector, abc.ABC):
     """The flow map of a vector field, from t = 0 (latent) to t = 1 (data); an event of any shape.
 
     Attributes:
-      field: a Flax Linen module v(x, t) -> array of the shape of x, or v(x, t, context) with a context; t is a scalar.
       integrator: `ode.Adaptive` or `ode.FixedSteps`.
       divergence: `Exact()`, or `Hutchinson` or `HutchPlusPlus`, which make the log-determinant an estimate that wants a key.
-      context_shape: shape of the context, None without one.
       track: integrals along the path to report in the info, the regularisers of RNODE (Finlay et al. 2020, arXiv:2002.02798,
         eqs. 5, 8): "kinetic_energy", int |v|^2 dt, and "jacobian_norm", int |dv/dx|_F^2 dt (estimated with the
         divergence's own probes; left out where no log-determinant is asked for). They do not influence the steps.
@@ -41,10 +42,8 @@ class CNF(InfoBijector):
     Raises ValueError for a field whose output has another shape than its input, and for an estimate without a key.
     """
 
-    field: Any
-    integrator: Integrator = Adaptive()
-    divergence: DivergenceEstimator = Exact()
-    context_shape: Shape | None = None
+    integrator: Integrator
+    divergence: DivergenceEstimator
     track: tuple[str, ...] = ()
 
     def __post_init__(self):
@@ -60,14 +59,9 @@ class CNF(InfoBijector):
     def likelihood(self):
         return Likelihood.EXACT if self.divergence.exact else Likelihood.ESTIMATE
 
-    def velocity(self, params: Params, x: Array, t: Array, context: Context = None, **options: Any) -> Array:
-        """v(x, t, context) of one event at one time t; `options` go to the module as keywords."""
-        t = check_time(t)
-        inputs = (x, t) if context is None else (x, t, context)
-        velocity = nets.apply(self.field, params, *inputs, **options)
-        if velocity.shape != x.shape:
-            raise ValueError(f"the field must return the shape of its input, {x.shape}; {self.field} gave {velocity.shape}")
-        return velocity.astype(x.dtype)
+    @abc.abstractmethod
+    def velocity(self, params: Params, x: Array, t: Array, context: Context = None) -> Array:
+        """v(x, t, context) of one event at one time t."""
 
     def trajectory(self, params: Params, z: Array, context: Context = None, *, num_times: int = 20) -> Array:
         """The path of one latent event to the data, (num_times,) + event shape, at equally spaced times 0 .. 1."""
@@ -76,13 +70,6 @@ class CNF(InfoBijector):
             return self.velocity(params, x, t, context)
 
         return self.integrator.trajectory(field, z, params, context, num_times=num_times)
-
-    def _init(self, key, x, context):
-        time = jnp.zeros((), x.dtype)
-        inputs = (x[0], time) if context is None else (x[0], time, context[0])
-        params = nets.init(self.field, key, *inputs)
-        jax.eval_shape(lambda: self.velocity(params, x[0], time, None if context is None else context[0]))
-        return params
 
     def _forward_with_info(self, params, z, context, key, log_det):
         return self._transport(params, z, context, key, log_det, t0=0.0, t1=1.0)
@@ -128,6 +115,63 @@ class CNF(InfoBijector):
     def _tracked(self, value, squared_norm):
         integrands = {KINETIC_ENERGY: jnp.sum(value**2), JACOBIAN_NORM: squared_norm}
         return {name: integrands[name] for name in self.track if integrands[name] is not None}
+
+
+@dataclasses.dataclass(frozen=True)
+class CNF(ContinuousFlow):
+    """The flow map of a network; see `ContinuousFlow` for integrator, divergence, track and what is raised.
+
+    field: a Flax Linen module v(x, t) -> array of the shape of x, or v(x, t, context) with a context; t is a scalar.
+    context_shape: shape of the context, None without one.
+    """
+
+    field: Any
+    integrator: Integrator = Adaptive()
+    divergence: DivergenceEstimator = Exact()
+    context_shape: Shape | None = None
+    track: tuple[str, ...] = ()
+
+    def velocity(self, params: Params, x: Array, t: Array, context: Context = None, **options: Any) -> Array:
+        """v(x, t, context) of one event at one time t; `options` go to the module as keywords."""
+        t = check_time(t)
+        inputs = (x, t) if context is None else (x, t, context)
+        velocity = nets.apply(self.field, params, *inputs, **options)
+        if velocity.shape != x.shape:
+            raise ValueError(f"the field must return the shape of its input, {x.shape}; {self.field} gave {velocity.shape}")
+        return velocity.astype(x.dtype)
+
+    def _init(self, key, x, context):
+        time = jnp.zeros((), x.dtype)
+        inputs = (x[0], time) if context is None else (x[0], time, context[0])
+        params = nets.init(self.field, key, *inputs)
+        jax.eval_shape(lambda: self.velocity(params, x[0], time, None if context is None else context[0]))
+        return params
+
+
+@dataclasses.dataclass(frozen=True)
+class ProbabilityFlow(ContinuousFlow):
+    """The probability flow of a diffusion, dx/dt = f x - g^2 score / 2, from its noise to its data (Song et al. 2021,
+    arXiv:2011.13456, eq. 13). See `ContinuousFlow` for integrator, divergence, track and what is raised.
+
+    predictor: whose score it follows. Diffusion's time goes from the high to the low end of `schedule.times` as this one goes
+    from 0 to 1.
+    """
+
+    predictor: Predictor
+    integrator: Integrator = Adaptive()
+    divergence: DivergenceEstimator = Exact()
+    track: tuple[str, ...] = ()
+
+    @property
+    def context_shape(self):
+        return self.predictor.context_shape
+
+    def velocity(self, params: Params, x: Array, t: Array, context: Context = None) -> Array:
+        low, high = self.predictor.schedule.times
+        return (low - high) * self.predictor.velocity(params, x, high + (low - high) * t, context)
+
+    def _init(self, key, x, context):
+        return self.predictor.init(key, x[0], None if context is None else context[0])
 
 
 def _mean_last(estimates):

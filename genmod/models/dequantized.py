@@ -33,6 +33,9 @@ class Dequantized(Model):
       num_draws: k. Parameters do not depend on it: `dataclasses.replace(model, num_draws=16)` evaluates what was trained
         (or loaded, by the description that was trained).
 
+      own_loss: train `model` by its own loss on y with uniform noise, not by the bound: for a `Diffusion` or `FlowMatching`,
+        whose losses need no likelihood.
+
     `log_prob` is a LOWER_BOUND on log P(x) in nats, in expectation over `key`; bits per dimension follow with no offset
     (`gm.metrics.bits_per_dim`). `sample` returns integers. Parameters: {"model": ..., "dequantizer": ...}.
     Raises TypeError for real events, ValueError for integers outside 0..n-1 and for a log_prob without a key.
@@ -42,6 +45,7 @@ class Dequantized(Model):
     num_levels: int = 256
     dequantizer: Pushforward | None = None
     num_draws: int = 1
+    own_loss: bool = False
 
     def __post_init__(self):
         super().__post_init__()
@@ -51,6 +55,8 @@ class Dequantized(Model):
         if self.model.likelihood > Likelihood.LOWER_BOUND:
             raise ValueError(f"model must have a normalised log_prob, got one that is {self.model.likelihood.name}")
         q, shape = self.dequantizer, self.model.event_shape
+        if q is not None and self.own_loss:
+            raise ValueError("a dequantizer is trained by the bound: leave out dequantizer, or own_loss")
         if q is not None and (q.likelihood != Likelihood.EXACT or not q.base.reparameterized):
             raise ValueError("dequantizer must be a flow with an exact log_prob and reparameterised draws")
         if q is not None and (q.event_shape, q.context_shape) != (shape, shape):
@@ -92,6 +98,11 @@ class Dequantized(Model):
         return params
 
     def _loss(self, params, key, x, context):
+        if self.own_loss:
+            noise_key, model_key = jax.random.split(key)
+            return self.model.loss(
+                params["model"], model_key, self.dequantize(x, jax.random.uniform(noise_key, x.shape)), context
+            )
         keys = jax.random.split(key, x.shape[0])
         axes = (None, 0, None if context is None else 0, 0)
         bound = vmap_events(self._log_prob, axes)(params, x, context, keys)

@@ -15,8 +15,8 @@ import jax
 import jax.numpy as jnp
 
 from genmod import losses
-from genmod.base import Array, Bijector, Context, Key, Likelihood, Params, vmap_events
-from genmod.bijectors.combinators import Chain
+from genmod.base import Array, Bijector, Context, Key, Likelihood, Params
+from genmod.bijectors.combinators import before_inner, inner_layer, inner_params
 from genmod.bijectors.ode import CNF
 from genmod.densities import Density, Normal
 from genmod.models.base import Model, vmap_blocks
@@ -70,7 +70,7 @@ class FlowMatching(Pushforward):
     @property
     def cnf(self) -> CNF:
         """The continuous flow whose field is trained."""
-        layer = self.bijector.bijectors[0] if isinstance(self.bijector, Chain) and self.bijector.bijectors else self.bijector
+        layer = inner_layer(self.bijector)
         if not isinstance(layer, CNF):
             raise ValueError(f"bijector must be a CNF or a Chain that starts with one, got {self.bijector}")
         return layer
@@ -82,14 +82,11 @@ class FlowMatching(Pushforward):
 
     def field_params(self, params: Params) -> Params:
         """The parameters of the field among those of the model."""
-        return params["bijector"][0] if isinstance(self.bijector, Chain) else params["bijector"]
+        return inner_params(self.bijector, params["bijector"])
 
     def latent(self, params: Params, x: Array) -> Array:
         """Data x, (n,) + event_shape, on the side of the fixed layers where the ODE lives."""
-        if not isinstance(self.bijector, Chain):
-            return x
-        outer = Chain(self.bijector.bijectors[1:])
-        return vmap_events(outer.inverse, (None, 0))(jax.lax.stop_gradient(params["bijector"][1:]), x)
+        return before_inner(self.bijector, params["bijector"], x)
 
     def regression(self, params: Params, key: Key, x0: Array, x1: Array, context: Context, *, first_time_only: bool = False):
         """(loss, metrics) of pairs (x0, x1) on the latent side, row by row; `first_time_only` trains the velocity at t = 0."""

@@ -5,4 +5,5 @@ from genmod.nets.functional import apply as apply, init as init
 from genmod.nets.made import MADE as MADE
 from genmod.nets.mlp import MLP as MLP, Head as Head
 from genmod.nets.nnx_module import NNXModule as NNXModule
+from genmod.nets.unet import UNet as UNet
 from genmod.nets.velocity import Guided as Guided, VelocityMLP as VelocityMLP

@@ -1,0 +1,169 @@
+"""Score SDEs side by side: variance exploding, variance preserving and sub-VP diffusions of one toy set (Song et al. 2021).
+
+python -m experiments.score_sde                            two moons of noise 0.05
+python -m experiments.score_sde --data eight_gaussians     another set in the plane with an exact density
+
+For each schedule one network is trained by denoising. Reported: the exact test NLL by the probability flow beside the entropy of
+the data, the variational bound, and the Wasserstein distance W2 of samples by several samplers beside that of a fresh sample of
+the data. Figures: forward and reverse paths, samples, densities.
+"""
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+import genmod as gm
+from experiments import density
+from genmod.keys import stream
+
+SCHEDULES = {
+    "ve": gm.schedules.VarianceExploding(0.01, 10.0),
+    "vp": gm.schedules.VariancePreserving(),
+    "sub_vp": gm.schedules.SubVariancePreserving(),
+}
+SAMPLERS = {
+    "probability flow": gm.samplers.ProbabilityFlow(),
+    "Heun, 50": gm.samplers.Steps(gm.samplers.Heun(), gm.samplers.UniformLogSNR(50), denoise=False),
+    "DPM-Solver++, 50": gm.samplers.Steps(gm.samplers.DPMSolverPlusPlus(), gm.samplers.UniformLogSNR(50), denoise=False),
+    "reverse SDE, 500": gm.samplers.Steps(gm.samplers.EulerMaruyama(), gm.samplers.UniformLogSNR(500), denoise=False),
+    "corrected SDE, 250": gm.samplers.Steps(gm.samplers.PredictorCorrector(), gm.samplers.UniformLogSNR(250), denoise=False),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    data: str = "moons"
+    """`moons` (noise 0.05), or a toy set of `experiments.density` in the plane."""
+    schedules: tuple[str, ...] = ("ve", "vp", "sub_vp")
+    kind: gm.schedules.Kind = "v"
+    """What the network predicts."""
+    hidden_sizes: tuple[int, ...] = (128, 128, 128)
+    num_steps: int = 20_000
+    batch_size: int = 512
+    learning_rate: float = 2e-3
+    """Peak of a cosine schedule that ends at zero."""
+    ema_decay: float = 0.999
+    num_train: int = 100_000
+    num_test: int = 20_000
+    num_samples: int = 2_000
+    """Samples in each Wasserstein distance."""
+    seed: int = 0
+
+
+def experiment(config: Config, run: gm.run.Run) -> dict[str, Any]:
+    key = jax.random.key(config.seed)
+    data = load(config, stream(key, "data"))
+    test = data.sample(stream(key, "test"), config.num_test)
+    floor = w2(data.sample(stream(key, "one"), config.num_samples), data.sample(stream(key, "other"), config.num_samples))
+    metrics: dict[str, Any] = {"model": "score_sde", "data": data.name, "limit_nats": data.entropy, "w2_floor": floor}
+    rows, distances = [], [{"sampler": "fresh data", **dict.fromkeys(config.schedules, f"{floor:.4f}")}]
+    distances += [{"sampler": name} for name in SAMPLERS]
+    for name in config.schedules:
+        model = build(config, name)
+        fit = gm.fit(
+            model,
+            data.train,
+            key=stream(key, f"fit {name}"),
+            optimizer=optimizer(config.learning_rate, config.num_steps),
+            num_steps=config.num_steps,
+            batch_size=config.batch_size,
+            ema_decay=config.ema_decay,
+            validation=data.validation,
+            validate_every=min(1_000, config.num_steps),
+            checkpoint=run.folder / f"checkpoint_{name}",
+            log=run.log.with_name(f"log_{name}.jsonl"),
+        )
+        found = gm.evaluate(model, fit.params, test, true_log_prob=data.log_prob)
+        bounded = dataclasses.replace(model, bound=gm.models.Bound(num_times=64))
+        bound = gm.evaluate(bounded, fit.params, test, key=stream(key, f"bound {name}"))
+        found |= bound
+        metrics |= {f"{name}_{k}": v for k, v in found.items()}
+        shown = {
+            k: gm.run.with_error(v, (found | bound)[f"{k}_sem"])
+            for k, v in (found | bound).items()
+            if f"{k}_sem" in found | bound
+        }
+        rows.append(
+            {
+                "schedule": name,
+                "test NLL (nats)": shown["nll_nats"],
+                "limit": f"{data.entropy:.4f}",
+                "gap (nats)": shown["gap_nats"],
+                "variational bound": shown["nll_upper_bound_nats"],
+            }
+        )
+        drawn = {}
+        for row, (label, sampler) in zip(distances[1:], SAMPLERS.items(), strict=True):
+            sampled = dataclasses.replace(model, sampler=sampler)
+            drawn[label] = sampled.sample(fit.params, stream(key, f"{name} {label}"), config.num_samples)
+            fresh = data.sample(stream(key, "one"), config.num_samples)
+            metrics[f"{name}_w2_{label}"] = w2(drawn[label], fresh)
+            row[name] = f"{metrics[f'{name}_w2_{label}']:.4f}"
+        draw(run, name, data, model, fit, test, drawn["reverse SDE, 500"], stream(key, "draw"))
+    first = config.schedules[0]
+    metrics |= {k: metrics[f"{first}_{k}"] for k in ("num_params", "nll_nats", "nll_nats_sem", "gap_nats", "gap_nats_sem")}
+    for title, table in (("likelihoods", rows), ("distances", distances)):
+        print(f"\n{gm.run.table(table)}")
+        (run.folder / f"{title}.txt").write_text(gm.run.table(table) + "\n")
+    return metrics
+
+
+def load(config: Config, key: jax.Array) -> gm.data.Dataset:
+    if config.data == "moons":
+        return gm.data.two_moons(key, config.num_train, noise=0.05)
+    if config.data not in density.TOYS:
+        raise ValueError(f"--data must be moons or one of {', '.join(density.TOYS)}, got {config.data!r}")
+    data = density.TOYS[config.data](key, config.num_train)
+    if data.event_shape != (2,):
+        raise ValueError(f"--data must be a set in the plane, got {config.data!r} with events {data.event_shape}")
+    return data
+
+
+def build(config: Config, name: str) -> gm.models.Diffusion:
+    if name not in SCHEDULES:
+        raise ValueError(f"--schedules must be among {', '.join(SCHEDULES)}, got {name!r}")
+    return gm.flows.diffusion((2,), schedule=SCHEDULES[name], kind=config.kind, hidden_sizes=config.hidden_sizes)
+
+
+@functools.cache  # the same object for equal settings, so that `fit` does not compile again
+def optimizer(learning_rate: float, num_steps: int) -> optax.GradientTransformation:
+    return optax.adam(optax.cosine_decay_schedule(learning_rate, num_steps))
+
+
+def w2(x: jax.Array, y: jax.Array) -> float:
+    """The Wasserstein distance of order 2 between two equally large samples, exactly."""
+    return float(gm.metrics.wasserstein(x, y))
+
+
+def draw(run: gm.run.Run, name: str, data: gm.data.Dataset, model, fit: gm.Fit, test, drawn, key) -> None:
+    title = f"{name} diffusion of {data.name}"
+    log_prob = functools.partial(model.log_prob, fit.params)
+    gm.plot.density(run.figure(f"density_{name}"), log_prob, test, title=title, true_log_prob_fn=data.log_prob, num=100)
+    gm.plot.samples(run.figure(f"samples_{name}"), test, drawn, title=title)
+    schedule, num = model.predictor.schedule, 12
+    denoiser = functools.partial(model.denoise, fit.params)
+    paths = {}
+    for label in ("reverse SDE, 500", "Heun, 50"):
+        sampler = SAMPLERS[label]
+        assert isinstance(sampler, gm.samplers.Steps)
+        noise = model.flow.base.sample({}, key, (num,))
+        keys = jax.random.split(key, num)
+        run_all = jax.jit(jax.vmap(lambda key, x, s=sampler: s.trajectory(key, denoiser, schedule, x)[1]))
+        states, times = run_all(keys, noise), sampler.grid.times(schedule)
+        paths[label.split(",")[0]] = (
+            np.asarray(states) / np.sqrt(1 + np.asarray(schedule.sigma(jnp.asarray(times))) ** 2)[None, :, None]
+        )
+    gm.plot.trajectories(run.figure(f"paths_{name}"), paths, title=f"{title}: paths, scaled to unit variance")
+
+
+if __name__ == "__main__":
+    gm.run.main(
+        experiment,
+        Config,
+        quick={"num_steps": 500, "hidden_sizes": (64, 64), "num_train": 5_000, "num_test": 500, "num_samples": 200},
+    )

@@ -1,0 +1,274 @@
+"""A kit that holds samplers, likelihoods and scores of diffusions against closed forms; the tests of genmod are the same calls.
+
+The laws are a Gaussian and a mixture of Gaussians, whose denoiser, score, flow map and density are known at every noise level, so
+that nothing is trained. Each check takes any object of the right form, yours or ours, and returns a report; print it.
+
+    gm.check_sampler(lambda n: gm.samplers.Steps(gm.samplers.Heun(), gm.samplers.UniformLogSNR(n)), gm.schedules.EDM())
+    gm.check_likelihood(my_log_prob, gm.schedules.VariancePreserving())
+    gm.check_score(my_score, schedule, weights, means, variances)
+"""
+
+import functools
+import math
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+
+from genmod import denoisers
+from genmod.base import Array, Key
+from genmod.denoisers import Denoiser
+from genmod.metrics import mean_and_sem
+from genmod.schedules import Schedule
+
+# A law that no coordinate axis of which is special, one direction narrow and one wide.
+MEAN = np.array([1.0, -2.0])
+COVARIANCE = np.array([[0.58, 0.8], [0.8, 1.78]])
+WEIGHTS, MEANS, VARIANCES = np.array([0.2, 0.5, 0.3]), np.array([[-3.0, 0.0], [2.0, 2.0], [2.0, -3.0]]), np.array([0.1, 0.2, 0.3])
+
+
+class SamplerReport(NamedTuple):
+    """What `check_sampler` found.
+
+    errors: largest error of the flow map by number of steps, {} for random samplers. order: observed between the two largest.
+    bias_nats: KL of the sampled Gaussian's moments from the law, less what draws of the law itself would have. bias_sem: its
+    standard error under the law. mean_error, covariance_error: largest, in standard errors. weight_error: largest of the
+    weights of the mixture's modes, in standard errors.
+    """
+
+    errors: dict[int, float]
+    order: float
+    bias_nats: float
+    bias_sem: float
+    mean_error: float
+    covariance_error: float
+    weight_error: float
+
+    def __str__(self) -> str:
+        lines = [f"{n:>6} steps: flow map off by {error:.2e}" for n, error in self.errors.items()]
+        lines += [f"observed order {self.order:.2f}"] if self.errors else []
+        lines.append(f"bias {self.bias_nats:.1e} +- {self.bias_sem:.1e} nats")
+        lines.append(
+            f"mean {self.mean_error:.1f}, covariance {self.covariance_error:.1f}, weights {self.weight_error:.1f} sem off"
+        )
+        return "\n".join(lines)
+
+
+class LikelihoodReport(NamedTuple):
+    """What `check_likelihood` found, in nats: mean of log_prob - truth and its standard error, the largest, and the standard
+    deviation over keys at a fixed x (0: exact; else that of the probes)."""
+
+    bias: float
+    bias_sem: float
+    largest: float
+    probe_std: float
+
+    def __str__(self) -> str:
+        return f"bias {self.bias:.1e} +- {self.bias_sem:.1e} nats, largest {self.largest:.1e}, over keys {self.probe_std:.1e}"
+
+
+class ScoreReport(NamedTuple):
+    """What `check_score` found: at each time E sigma^2 |s - score|^2 per dimension, which is the excess of the eps loss, and
+    half the integral of g^2 E|s - score|^2, a bound on KL(data || reverse SDE) in nats (Song et al. 2021, arXiv:2101.09258)."""
+
+    times: np.ndarray
+    errors: np.ndarray
+    nats: float
+
+    def __str__(self) -> str:
+        lines = [
+            f"t = {t:.3f}: error of eps^2 {error:.2e} per dimension" for t, error in zip(self.times, self.errors, strict=True)
+        ]
+        return "\n".join([*lines, f"KL of the reverse SDE at most {self.nats:.2e} nats"])
+
+
+def check_sampler(
+    sampler_of: Callable[[int], Callable[[Key, Denoiser, Schedule, Array], Array]],
+    schedule: Schedule,
+    *,
+    num_steps: Sequence[int] = (16, 32, 64, 128),
+    num_draws: int = 4_096,
+    denoised: bool = False,
+    key: Key | None = None,
+) -> SamplerReport:
+    """Holds a sampler against the Gaussian's flow map and law, and against the mixture's weights.
+
+    sampler_of: number of steps -> sampler(key, denoiser, schedule, x) of ONE event x at the high end of `schedule.times`,
+    which it moves to the low end; `denoised` says that it ends with D there. Draws start from the exact law at the high end, and
+    the largest number of steps is judged by them. Raises ValueError for fewer than two numbers of steps.
+    """
+    if len(num_steps) < 2:
+        raise ValueError(f"num_steps must hold at least two numbers, got {num_steps}")
+    keys = jax.random.split(jax.random.key(0) if key is None else key, 4)
+    low, high = schedule.times
+    denoiser = denoisers.gaussian(schedule, MEAN, COVARIANCE)
+
+    def run(sampler, denoiser, key, x):
+        keys = jax.random.split(key, x.shape[0])
+        return np.asarray(jax.jit(jax.vmap(lambda key, x: sampler(key, denoiser, schedule, x)))(keys, x), np.float64)
+
+    def finish(denoiser, x):
+        return jax.vmap(lambda x: denoiser(x, jnp.asarray(low, x.dtype)))(x) if denoised else x
+
+    starts = _gaussian_draws(keys[0], schedule, high, num_draws)
+    some = starts[:64]
+    first, second = (run(sampler_of(min(num_steps)), denoiser, k, some) for k in keys[:2])
+    deterministic = np.array_equal(first, second)
+    errors = {}
+    if deterministic:
+        truth = np.asarray(finish(denoiser, _flow_map(schedule, some)), np.float64)
+        errors = {n: float(np.abs(run(sampler_of(n), denoiser, keys[0], some) - truth).max()) for n in sorted(num_steps)}
+    order = float("nan")
+    if errors:
+        (n1, e1), (n2, e2) = list(errors.items())[-2:]
+        order = math.log(e1 / e2) / math.log(n2 / n1) if e2 > 0 else math.inf
+    best = sampler_of(max(num_steps))
+    x = run(best, denoiser, keys[1], starts)
+    gauge = np.asarray(finish(denoiser, _gaussian_draws(keys[2], schedule, low, 16)), np.float64)  # for its dtype and shape
+    mean, covariance = _moments(schedule, low)
+    if denoised:  # D is affine in x
+        gain = np.linalg.solve(covariance, _alpha(schedule, low) * COVARIANCE).T
+        mean, covariance = MEAN, gain @ covariance @ gain.T
+    assert x.shape[1:] == gauge.shape[1:]
+    return SamplerReport(errors, order, *_judge(x, mean, covariance), _weight_error(run, best, schedule, keys[3], num_draws))
+
+
+def check_likelihood(
+    log_prob_fn: Callable[[Denoiser, Schedule, Callable[[Array], Array], Array, Key], Array],
+    schedule: Schedule,
+    *,
+    num_points: int = 256,
+    num_keys: int = 8,
+    key: Key | None = None,
+) -> LikelihoodReport:
+    """Holds a log-density against that of the Gaussian at the low end of `schedule.times`.
+
+    log_prob_fn: (denoiser, schedule, base_log_prob, x, key) -> log p(x) of ONE event x, in nats, with `base_log_prob` the exact
+    log-density at the high end.
+    """
+    keys = jax.random.split(jax.random.key(0) if key is None else key)
+    low, high = schedule.times
+    denoiser = denoisers.gaussian(schedule, MEAN, COVARIANCE)
+    base = functools.partial(_gaussian_log_prob, *_moments(schedule, high))
+    x = _gaussian_draws(keys[0], schedule, low, num_points)
+
+    @jax.jit
+    def values(key):
+        each = jax.random.split(key, num_points)
+        return jax.vmap(lambda x, key: log_prob_fn(denoiser, schedule, base, x, key))(x, each)
+
+    truth = jax.vmap(functools.partial(_gaussian_log_prob, *_moments(schedule, low)))(x)
+    errors = np.stack([np.asarray(values(k) - truth, np.float64) for k in jax.random.split(keys[1], num_keys)])
+    bias, sem = mean_and_sem(errors.mean(0))
+    return LikelihoodReport(float(bias), float(sem), float(np.abs(errors).max()), float(errors.std(0, ddof=1).mean()))
+
+
+def check_score(
+    score_fn: Callable[[Array, Array], Array],
+    schedule: Schedule,
+    weights: ArrayLike = WEIGHTS,
+    means: ArrayLike = MEANS,
+    variances: ArrayLike = VARIANCES,
+    *,
+    num_times: int = 16,
+    num_points: int = 1_024,
+    key: Key | None = None,
+) -> ScoreReport:
+    """Holds a score of a mixture of Gaussians, (x, t) -> grad log p_t(x) of ONE event, against the closed form.
+
+    The mixture is as in `denoisers.gaussian_mixture`; times are equally spaced in log-SNR, points are draws of p_t.
+    """
+    keys = jax.random.split(jax.random.key(0) if key is None else key, num_times)
+    low, high = schedule.times
+    ends = schedule.log_snr(jnp.array([low, high]))
+    log_snr = jnp.linspace(ends[0], ends[1], num_times)
+    t = schedule.time(log_snr)
+    true_score = denoisers.score_fn(denoisers.gaussian_mixture(schedule, weights, means, variances), schedule)
+
+    def error(key, t):
+        x0 = _mixture_draws(key, weights, means, variances, num_points)
+        eps = jax.random.normal(jax.random.fold_in(key, 1), x0.shape, x0.dtype)
+        x = schedule.alpha(t) * x0 + schedule.sigma(t) * eps
+        gap = jax.vmap(lambda x: score_fn(x, t) - true_score(x, t))(x)
+        return schedule.sigma(t) ** 2 * jnp.mean(gap**2)
+
+    errors = np.asarray(jax.jit(lambda: jax.lax.map(lambda each: error(*each), (keys, t)))(), np.float64)
+    # g^2 |s|^2 dt = -lambda' sigma^2 |s|^2 dt
+    size = int(np.prod(np.shape(means)[1:], dtype=int))
+    nats = 0.5 * size * float(np.trapezoid(errors, -np.asarray(log_snr, np.float64)))
+    return ScoreReport(np.asarray(t), errors, nats)
+
+
+def _alpha(schedule, t):
+    return float(schedule.alpha(jnp.asarray(t, float)))
+
+
+def _moments(schedule: Schedule, t: float) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and covariance of the Gaussian at time t."""
+    alpha, sigma = _alpha(schedule, t), float(schedule.sigma(jnp.asarray(t, float)))
+    return alpha * MEAN, alpha**2 * COVARIANCE + sigma**2 * np.eye(2)
+
+
+def _gaussian_draws(key: Key, schedule: Schedule, t: float, num: int) -> Array:
+    mean, covariance = _moments(schedule, t)
+    z = jax.random.normal(key, (num, 2), float)
+    return jnp.asarray(mean)[None] + jnp.matmul(z, jnp.asarray(np.linalg.cholesky(covariance).T), precision="highest")
+
+
+def _gaussian_log_prob(mean: np.ndarray, covariance: np.ndarray, x: Array) -> Array:
+    factor = np.linalg.cholesky(covariance)
+    z = jax.scipy.linalg.solve_triangular(jnp.asarray(factor), x - jnp.asarray(mean), lower=True)
+    return -0.5 * jnp.sum(z**2) - math.log(2 * math.pi) - np.log(np.diag(factor)).sum()
+
+
+def _flow_map(schedule: Schedule, x: Array) -> Array:
+    """Where the probability flow takes x from the high to the low end: the map along the covariance's axes."""
+    variances, basis = np.linalg.eigh(COVARIANCE)
+    (low_mean, _), (high_mean, _) = (_moments(schedule, t) for t in schedule.times)
+
+    def std(t):
+        return np.sqrt(_alpha(schedule, t) ** 2 * variances + float(schedule.sigma(jnp.asarray(t, float))) ** 2)
+
+    gain = basis @ np.diag(std(schedule.times[0]) / std(schedule.times[1])) @ basis.T
+    return jnp.asarray(low_mean)[None] + jnp.matmul(x - jnp.asarray(high_mean)[None], jnp.asarray(gain.T), precision="highest")
+
+
+def _judge(x: np.ndarray, mean: np.ndarray, covariance: np.ndarray) -> tuple[float, float, float, float]:
+    """(bias in nats, its sem, error of the mean in sem, of the covariance in sem) of draws x."""
+    num, dim = x.shape
+    found, spread = x.mean(0), np.cov(x.T)
+    off = found - mean
+    inverse = np.linalg.inv(covariance)
+    ratio = inverse @ spread
+    kl = 0.5 * (np.trace(ratio) - dim - np.linalg.slogdet(ratio)[1] + off @ inverse @ off)
+    # 2 n KL of the moments of n draws of the law is about chi^2 with as many degrees of freedom as there are moments.
+    freedom = dim + dim * (dim + 1) / 2
+    variances = np.diag(covariance)
+    mean_error = np.abs(off / np.sqrt(variances / num)).max()
+    scale = np.sqrt((covariance**2 + np.outer(variances, variances)) / num)
+    return kl - freedom / (2 * num), math.sqrt(2 * freedom) / (2 * num), mean_error, np.abs((spread - covariance) / scale).max()
+
+
+def _mixture_draws(key: Key, weights: ArrayLike, means: ArrayLike, variances: ArrayLike, num: int) -> Array:
+    keys = jax.random.split(key)
+    means, variances = jnp.asarray(means, float), jnp.asarray(variances, float)
+    which = jax.random.choice(keys[0], means.shape[0], (num,), p=jnp.asarray(weights, float))
+    spread = (
+        jnp.sqrt(variances[which]).reshape(num, *(1,) * (means.ndim - 1)) if variances.ndim == 1 else jnp.sqrt(variances[which])
+    )
+    return means[which] + spread * jax.random.normal(keys[1], (num, *means.shape[1:]), float)
+
+
+def _weight_error(run, sampler, schedule: Schedule, key: Key, num: int) -> float:
+    """The largest error of the share of draws near each mode of the mixture, in standard errors."""
+    keys = jax.random.split(key, 3)
+    high = jnp.asarray(schedule.times[1], float)
+    x0 = _mixture_draws(keys[0], WEIGHTS, MEANS, VARIANCES, num)
+    start = schedule.alpha(high) * x0 + schedule.sigma(high) * jax.random.normal(keys[1], x0.shape, float)
+    x = run(sampler, denoisers.gaussian_mixture(schedule, WEIGHTS, MEANS, VARIANCES), keys[2], start)
+    nearest = np.argmin(((x[:, None] - MEANS[None]) ** 2).sum(-1), 1)
+    shares = np.bincount(nearest, minlength=len(WEIGHTS)) / num
+    return float(np.abs((shares - WEIGHTS) / np.sqrt(WEIGHTS * (1 - WEIGHTS) / num)).max())

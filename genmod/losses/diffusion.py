@@ -1,0 +1,114 @@
+"""Losses of diffusions: regression at random noise levels, and the variational bound by parts.
+
+    denoising   E_t,x0,eps[w(t) |eps - eps^(x_t, t)|^2],   x_t = alpha x0 + sigma eps
+    bound       -log p(x0) <= prior + diffusion + reconstruction
+
+(Ho et al. 2020, arXiv:2006.11239, eqs. 5, 14; Kingma et al. 2021, arXiv:2107.00630, eqs. 11-15.)
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from genmod.base import Array, Key
+from genmod.losses.noise_levels import Simple, Weighting
+from genmod.metrics import mean_and_sem
+from genmod.schedules import Kind, Schedule, noise_error, target_of
+
+
+def denoising(
+    predict_fn: Callable[[Array, Array], Array],
+    schedule: Schedule,
+    x0: Array,
+    t: Array,
+    eps: Array,
+    *,
+    kind: Kind = "eps",
+    weighting: Weighting = Simple(),
+    weights: Array | None = None,
+    data_scale: float = 1.0,
+) -> tuple[Array, dict[str, Array]]:
+    """Squared error of the noise that the prediction implies, times w(t), summed over the event, mean over the batch.
+
+    Args:
+      predict_fn: (x_t, t) -> predictions of `kind` for the batch, (n,) + event shape and (n,) to (n,) + event shape.
+      x0, eps: (n,) + event shape. t: (n,) in `schedule.times`. weights: (n,), of the draws of t (`TimeSampler`); None: 1.
+
+    Returns (loss, {"denoising_error": loss, "denoising_error_sem": its standard error}). Raises ValueError where shapes differ.
+    """
+    if x0.shape != eps.shape or t.shape != x0.shape[:1]:
+        raise ValueError(
+            f"x0 and eps must have one shape (n,) + event shape and t shape (n,), got {x0.shape}, {eps.shape}, {t.shape}"
+        )
+    noised = jax.vmap(schedule.perturb)(t, x0, eps)
+    wanted = jax.vmap(lambda t, x0, eps: target_of(schedule, t, x0, eps, kind, data_scale=data_scale))(t, x0, eps)
+    predicted = predict_fn(noised, t)
+    if predicted.shape != x0.shape:
+        raise ValueError(f"predict_fn must return shape {x0.shape}, got {predicted.shape}")
+    error = jnp.sum(((predicted - wanted) ** 2).reshape(x0.shape[0], -1), 1)
+    factor = weighting(schedule, t) * noise_error(schedule, t, kind, data_scale=data_scale) ** 2
+    mean, sem = mean_and_sem(error * factor * (1.0 if weights is None else weights))
+    return mean, {"denoising_error": mean, "denoising_error_sem": sem}
+
+
+class BoundParts(NamedTuple):
+    """The parts of the variational bound of one event, in nats; their sum is at least -log p(x0) in expectation."""
+
+    prior: Array
+    diffusion: Array
+    reconstruction: Array
+
+    @property
+    def total(self) -> Array:
+        """The bound on -log p(x0)."""
+        return self.prior + self.diffusion + self.reconstruction
+
+
+def variational_bound(
+    denoiser: Callable[[Array, Array], Array],
+    schedule: Schedule,
+    x0: Array,
+    key: Key,
+    *,
+    times: np.ndarray | None = None,
+    num_times: int = 1,
+) -> BoundParts:
+    """An unbiased draw of the variational bound on -log p(x0) of ONE event.
+
+    The model: x at the high end is N(0, prior_scale^2), each step q(x_s | x_t, x_0 = D(x_t, t)), and at the low end
+    x_0 ~ N(D, r^2) with r = sigma / alpha there.
+
+        prior           KL(q(x_high | x0) || N(0, prior_scale^2))
+        diffusion       sum over the steps of (SNR(s) - SNR(t)) / 2 E|x0 - D(x_t, t)|^2,  every step evaluated once
+        reconstruction  -E log N(x0; D(x_low, low), r^2)
+
+    times: the chain, falling from noise to data (`Grid.times`); None: the limit of infinitely many steps, half the range of
+    log-SNR times E|eps - eps^|^2 at `num_times` stratified uniform log-SNRs. DDPM's weight of the eps error in step t,
+    beta_t^2 / (2 sigma_t^2 alpha_t (1 - alpha-bar_t)), is (SNR(s) / SNR(t) - 1) / 2 for its posterior variance.
+    """
+    keys = jax.random.split(key, 3)
+    ends = np.asarray(schedule.times if times is None else (times[-1], times[0]))
+    low, high = (jnp.asarray(end, x0.dtype) for end in ends)
+    alpha, variance, wide = schedule.alpha(high), schedule.sigma(high) ** 2, schedule.prior_scale**2
+    prior = 0.5 * jnp.sum((alpha * x0) ** 2) / wide + 0.5 * x0.size * (variance / wide - 1.0 - jnp.log(variance / wide))
+
+    def error(key, t):
+        """|x0 - D(x_t, t)|^2 at one draw of x_t."""
+        x = schedule.perturb(t, x0, jax.random.normal(key, x0.shape, x0.dtype))
+        return jnp.sum((x0 - denoiser(x, t)) ** 2)
+
+    ratio = schedule.sigma(low) / schedule.alpha(low)
+    reconstruction = 0.5 * error(keys[0], low) / ratio**2 + x0.size * (jnp.log(ratio) + 0.5 * np.log(2.0 * np.pi))
+    if times is not None:
+        t = jnp.asarray(times, x0.dtype)
+        snr = jnp.exp(schedule.log_snr(t))
+        errors = jax.lax.map(lambda each: error(*each), (jax.random.split(keys[1], len(times) - 1), t[:-1]))
+        return BoundParts(prior, 0.5 * jnp.sum((snr[1:] - snr[:-1]) * errors), reconstruction)
+    data, noise = schedule.log_snr(jnp.asarray(ends, x0.dtype))
+    fraction = (jax.random.uniform(keys[2], (), x0.dtype) + jnp.arange(num_times, dtype=x0.dtype)) / num_times
+    log_snr = noise + (data - noise) * fraction
+    errors = jax.lax.map(lambda each: error(*each), (jax.random.split(keys[1], num_times), schedule.time(log_snr)))
+    return BoundParts(prior, 0.5 * (data - noise) * jnp.mean(jnp.exp(log_snr) * errors), reconstruction)

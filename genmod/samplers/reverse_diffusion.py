@@ -1,0 +1,113 @@
+"""Samplers of diffusions: from noise x at the high end of `schedule.times` to data, by a denoiser D(x, t) = E[x_0 | x_t].
+
+A sampler draws ONE event, `sampler(key, denoiser, schedule, x)`:
+
+    Steps             a stepper on a grid of times, one compiled scan
+    ProbabilityFlow   the deterministic flow, by any integrator of `gm.ode`
+    ReverseSDE        the reverse SDE, by any SDE solver of Diffrax
+
+    x = schedule.prior((2,)).sample({}, key)
+    sampler = gm.samplers.Steps(gm.samplers.DDIM(), gm.samplers.UniformLogSNR(50))
+    sampler(key, gm.denoisers.gaussian(schedule, mean, covariance), schedule, x)
+"""
+
+import abc
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from genmod.base import Array, Description, Key, mark_failed
+from genmod.denoisers import Denoiser
+from genmod.ode import Adaptive, Integrator, SDESteps
+from genmod.samplers.grids import Grid, UniformLogSNR
+from genmod.samplers.steppers import DDIM, Stepper
+from genmod.schedules import Schedule, convert
+
+
+class Sampler(Description, abc.ABC):
+    """How an event is drawn with a denoiser."""
+
+    @abc.abstractmethod
+    def __call__(self, key: Key, denoiser: Denoiser, schedule: Schedule, x: Array) -> Array:
+        """The event at the low end of `schedule.times` (or its denoised mean), from x at the high end."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Steps(Sampler):
+    """A stepper along a grid.
+
+    `denoise` ends with one more evaluation, D(x, t_last), which takes off the last of the noise; without it the draws
+    are those of the law at t_last.
+    """
+
+    stepper: Stepper = DDIM()
+    grid: Grid = UniformLogSNR(50)
+    denoise: bool = True
+
+    def __post_init__(self):
+        super().__post_init__()
+        for name, kind in (("stepper", Stepper), ("grid", Grid)):
+            if not isinstance(getattr(self, name), kind):
+                raise TypeError(f"{name} must be a {kind.__name__}, got {getattr(self, name)!r}")
+
+    @property
+    def num_evaluations(self) -> int:
+        """How often the denoiser is evaluated."""
+        return self.grid.num_steps * self.stepper.num_evaluations + self.denoise
+
+    def __call__(self, key, denoiser, schedule, x):
+        return self._run(key, denoiser, schedule, x, keep=False)[0]
+
+    def trajectory(self, key: Key, denoiser: Denoiser, schedule: Schedule, x: Array) -> tuple[Array, Array]:
+        """(times, states) on the way, (num_steps + 1,) and (num_steps + 1,) + the shape of x; never denoised."""
+        _, states = self._run(key, denoiser, schedule, x, keep=True)
+        assert states is not None
+        return jnp.asarray(self.grid.times(schedule), x.dtype), jnp.concatenate([x[None], states])
+
+    def _run(self, key, denoiser, schedule, x, keep):
+        times = jnp.asarray(self.grid.times(schedule), x.dtype)
+
+        def step(state, each):
+            key, t, s = each
+            x, carry = state
+            x, carry = self.stepper.step(key, denoiser, schedule, x, t, s, carry)
+            return (x, carry), x if keep else None
+
+        keys = jax.random.split(key, self.grid.num_steps)
+        (x, _), states = jax.lax.scan(step, (x, self.stepper.init(x)), (keys, times[:-1], times[1:]))
+        return denoiser(x, times[-1]) if self.denoise else x, states
+
+
+@dataclasses.dataclass(frozen=True)
+class ProbabilityFlow(Sampler):
+    """The probability flow dx/dt = f x - g^2 score / 2, which has the marginals of the SDE (Song et al. 2021, eq. 13).
+
+    By an integrator in t; NaN where the solve fails. The key is not used.
+    """
+
+    integrator: Integrator = Adaptive()
+
+    def __call__(self, key, denoiser, schedule, x):
+        low, high = schedule.times
+
+        def field(t, x, shared, each):
+            return convert(schedule, t, x, denoiser(x, t), "x0", "velocity")
+
+        return mark_failed(*self.integrator.solve(field, x, t0=high, t1=low))
+
+
+@dataclasses.dataclass(frozen=True)
+class ReverseSDE(Sampler):
+    """The reverse SDE dx = (f x - g^2 score) dt + g dw, by `num_steps` equal steps in t of a Diffrax solver (of Ito type)."""
+
+    steps: SDESteps
+
+    def __call__(self, key, denoiser, schedule, x):
+        low, high = schedule.times
+
+        def drift(t, x):
+            score = convert(schedule, t, x, denoiser(x, t), "x0", "score")
+            return schedule.drift(t) * x - schedule.diffusion(t) ** 2 * score
+
+        return self.steps.solve(key, drift, lambda t: schedule.diffusion(t), x, t0=high, t1=low)

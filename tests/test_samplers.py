@@ -1,0 +1,259 @@
+"""Samplers of diffusions against exact flow maps and laws (`gm.check_sampler`), Langevin against its stationary law."""
+
+import dataclasses
+
+import diffrax
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from registry import SCHEDULES, STEPPERS
+
+import genmod as gm
+from genmod import denoisers, samplers, schedules
+from genmod.conformance import COVARIANCE, MEAN
+from genmod.ode import Adaptive, FixedSteps, SDESteps
+
+pytestmark = pytest.mark.usefixtures("quick_compile")
+DETERMINISTIC = {name: case for name, case in STEPPERS.items() if case.order is not None}
+RANDOM = {name: case for name, case in STEPPERS.items() if case.order is None}
+CONTINUOUS = ("variance_preserving", "sub_variance_preserving", "cosine", "variance_exploding", "edm", "straight")
+NUM_SEM = 4.5
+
+
+def steps(stepper, grid=samplers.UniformLogSNR):
+    return lambda num: samplers.Steps(stepper, grid(num), denoise=False)
+
+
+def check(report):
+    assert report.bias_nats < NUM_SEM * report.bias_sem
+    assert max(report.mean_error, report.covariance_error, report.weight_error) < NUM_SEM
+
+
+@pytest.mark.parametrize("schedule", [SCHEDULES[name] for name in ("variance_preserving", "edm")], ids=["vp", "edm"])
+@pytest.mark.parametrize("name", DETERMINISTIC)
+def test_orders(name, schedule, x64):
+    case = DETERMINISTIC[name]
+    report = gm.check_sampler(steps(case.stepper), schedule, num_steps=(64, 128), num_draws=1_000)
+    assert abs(report.order - case.order) < 0.15, report
+    if case.order == 2:
+        check(report)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("schedule", [SCHEDULES[name] for name in CONTINUOUS], ids=CONTINUOUS)
+@pytest.mark.parametrize("name", DETERMINISTIC)
+def test_orders_and_laws_on_every_schedule(name, schedule, x64):
+    report = gm.check_sampler(steps(DETERMINISTIC[name].stepper), schedule, num_steps=(256, 512))
+    assert abs(report.order - DETERMINISTIC[name].order) < 0.15, report
+    if DETERMINISTIC[name].order == 2:
+        check(report)
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * case.slow) for n, case in RANDOM.items()])
+def test_random_steppers_draw_from_the_law(name):
+    case = RANDOM[name]
+    report = gm.check_sampler(steps(case.stepper), schedules.VarianceExploding(0.05, 10.0), num_steps=(8, case.num_steps))
+    assert not report.errors
+    check(report)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("schedule", [SCHEDULES[name] for name in CONTINUOUS], ids=CONTINUOUS)
+@pytest.mark.parametrize("name", [name for name in RANDOM if name != "annealed_langevin"])
+def test_random_steppers_on_every_schedule(name, schedule):
+    check(gm.check_sampler(steps(RANDOM[name].stepper), schedule, num_steps=(8, 4 * RANDOM[name].num_steps)))
+
+
+GRIDS = {
+    "uniform": samplers.Uniform(12),
+    "quadratic": samplers.Quadratic(12),
+    "uniform_log_snr": samplers.UniformLogSNR(12),
+    "edm": samplers.EDMGrid(12),
+}
+
+
+@pytest.mark.parametrize("grid", GRIDS.values(), ids=GRIDS)
+@pytest.mark.parametrize("schedule", SCHEDULES.values(), ids=SCHEDULES)
+def test_grids_fall_from_end_to_end(grid, schedule):
+    times = grid.times(schedule)
+    assert times.shape == (13,) and (np.diff(times) < 0).all()
+    np.testing.assert_allclose([times[-1], times[0]], schedule.times, atol=1e-6)
+    traced = jax.jit(lambda x: x * grid.times(schedule).shape[0])(1.0)  # constants inside of jit
+    assert traced == 13
+
+
+def test_grids_are_those_of_the_papers():
+    edm = samplers.EDMGrid(18).times(schedules.EDM())
+    i = np.arange(19) / 18
+    wanted = (80.0 ** (1 / 7) + i * (0.002 ** (1 / 7) - 80.0 ** (1 / 7))) ** 7
+    np.testing.assert_allclose(schedules.EDM().sigma(jnp.asarray(edm)), wanted, rtol=1e-4)
+    schedule = schedules.VariancePreserving()
+    log_snr = np.asarray(schedule.log_snr(jnp.asarray(samplers.UniformLogSNR(10).times(schedule))))
+    np.testing.assert_allclose(np.diff(log_snr), (log_snr[-1] - log_snr[0]) / 10, rtol=1e-3)
+    roots = np.sqrt(samplers.Quadratic(10).times(schedule))
+    np.testing.assert_allclose(np.diff(roots), (roots[-1] - roots[0]) / 10, rtol=1e-4)
+
+
+def test_reverse_sde_has_the_right_law_at_every_time():
+    """On the way, not only at the end: the moments of the states of Euler-Maruyama and of ancestral sampling at each time."""
+    schedule = schedules.VarianceExploding(0.05, 10.0)
+    num = 2_000
+    start = samplers.UniformLogSNR(1).times(schedule)[0]
+    z = jax.random.normal(jax.random.key(1), (num, 2))
+    covariance = COVARIANCE + float(schedule.sigma(jnp.asarray(start))) ** 2 * np.eye(2)
+    x = MEAN.astype(np.float32)[None] + z @ jnp.asarray(np.linalg.cholesky(covariance).T, jnp.float32)
+    denoiser = denoisers.gaussian(schedule, MEAN, COVARIANCE)
+    for stepper in (samplers.EulerMaruyama(), samplers.Ancestral()):
+        sampler = steps(stepper)(200)
+        keys = jax.random.split(jax.random.key(0), num)
+        run = jax.jit(jax.vmap(lambda key, x: sampler.trajectory(key, denoiser, schedule, x)[1]))  # noqa: B023
+        states = np.asarray(run(keys, x), np.float64)
+        times = sampler.grid.times(schedule)
+        assert states.shape == (num, 201, 2)
+        for i in (0, 50, 100, 150, 200):
+            wanted = COVARIANCE + float(schedule.sigma(jnp.asarray(times[i]))) ** 2 * np.eye(2)
+            found = np.cov(states[:, i].T)
+            sem = np.sqrt((wanted**2 + np.outer(np.diag(wanted), np.diag(wanted))) / num)
+            assert (np.abs(found - wanted) < NUM_SEM * sem).all(), (stepper, times[i])
+            assert (np.abs(states[:, i].mean(0) - MEAN) < NUM_SEM * np.sqrt(np.diag(wanted) / num)).all()
+
+
+@pytest.mark.parametrize(
+    "integrator",
+    [pytest.param(Adaptive(rtol=1e-8, atol=1e-8), marks=pytest.mark.slow), FixedSteps(200)],
+    ids=["adaptive", "fixed"],
+)
+def test_probability_flow_is_the_flow_map(integrator, x64):
+    sampler = samplers.ProbabilityFlow(integrator)
+    report = gm.check_sampler(lambda n: sampler, schedules.VariancePreserving(), num_steps=(1, 2), num_draws=256)
+    assert report.errors[1] < 1e-5
+
+
+@pytest.mark.parametrize(
+    "solver", [diffrax.Euler(), pytest.param(diffrax.SEA(), marks=pytest.mark.slow)], ids=lambda s: type(s).__name__
+)
+def test_reverse_sde_by_diffrax(solver):
+    schedule = schedules.VarianceExploding(0.05, 10.0)
+    report = gm.check_sampler(lambda n: samplers.ReverseSDE(SDESteps(n, solver)), schedule, num_steps=(4, 128), num_draws=1_000)
+    assert not report.errors
+    check(report)
+
+
+def test_denoised_ends():
+    schedule = schedules.VarianceExploding(0.5, 10.0)  # so much noise that its removal shows
+    report = gm.check_sampler(
+        lambda n: samplers.Steps(samplers.Heun(), samplers.UniformLogSNR(n)), schedule, num_steps=(32, 64), denoised=True
+    )
+    assert abs(report.order - 2) < 0.2
+    check(report._replace(weight_error=0.0))  # the mixture's modes are blurred into each other
+
+
+def test_a_wrong_sampler_is_found():
+    """The kit sees a missing factor, too few steps, and a start from the wrong law is seen by the covariance."""
+    broken = dataclasses.replace(samplers.Steps(samplers.DDIM(1.0), samplers.UniformLogSNR(64), denoise=False))
+    schedule = schedules.VarianceExploding(0.05, 10.0)
+    report = gm.check_sampler(lambda n: lambda key, d, s, x: broken(key, d, s, 0.0 * x), schedule, num_steps=(8, 64))
+    assert report.bias_nats > NUM_SEM * report.bias_sem and report.covariance_error > NUM_SEM
+    few = gm.check_sampler(steps(samplers.EulerMaruyama()), schedule, num_steps=(4, 8))
+    assert few.covariance_error > NUM_SEM
+    with pytest.raises(ValueError, match="num_steps must hold at least two"):
+        gm.check_sampler(steps(samplers.DDIM()), schedule, num_steps=(8,))
+
+
+def test_a_step_to_no_noise_is_the_denoised_mean():
+    """sigma = 0 at the end of a grid: nothing is divided by it."""
+    schedule, denoiser = (
+        schedules.VariancePreserving(times=(0.0, 1.0)),
+        denoisers.gaussian(schedules.VariancePreserving(), MEAN, 1.0),
+    )
+    grid = samplers.Times((1.0, 0.5, 0.1, 0.0))
+    for stepper in (samplers.DDIM(), samplers.DDIM(0.5), samplers.Ancestral(), samplers.Heun(), samplers.DPMSolverPlusPlus()):
+        sampler = samplers.Steps(stepper, grid, denoise=False)
+        before = dataclasses.replace(sampler, grid=samplers.Times((1.0, 0.5, 0.1)))
+        key, x = jax.random.key(0), jnp.ones(2)
+        _, states = sampler.trajectory(key, denoiser, schedule, x)
+        assert jnp.isfinite(states).all()
+        if stepper in (samplers.DDIM(), samplers.Ancestral()):
+            wanted = denoiser(states[-2], jnp.asarray(0.1))
+            np.testing.assert_allclose(states[-1], wanted, rtol=1e-4, atol=1e-5)
+        assert before.num_evaluations == 2 * stepper.num_evaluations
+
+
+def test_one_compiled_scan():
+    """The program does not grow with the number of steps, and an equal sampler does not compile again."""
+    schedule, denoiser = schedules.VariancePreserving(), denoisers.gaussian(schedules.VariancePreserving(), MEAN, 1.0)
+
+    def size(num):
+        sampler = samplers.Steps(samplers.DDIM(0.5), samplers.UniformLogSNR(num))
+        jaxpr = jax.make_jaxpr(lambda key, x: sampler(key, denoiser, schedule, x))(jax.random.key(0), jnp.ones(2))
+        return len(str(jaxpr).splitlines())
+
+    assert size(10) == size(100)
+
+
+def test_langevin_has_its_stationary_law():
+    """x + e score + sqrt(2 e) z on N(0, 1): variance 1 / (1 - e / 2)."""
+    e, num = 0.5, 20_000
+    x = samplers.langevin(jax.random.key(0), lambda x: -x, jnp.zeros(num), step_size=e, num_steps=40)
+    wanted = 1 / (1 - e / 2)
+    assert abs(float(x.var()) / wanted - 1) < NUM_SEM * np.sqrt(2 / num) and abs(float(x.mean())) < NUM_SEM * np.sqrt(
+        wanted / num
+    )
+    path = samplers.langevin(jax.random.key(0), lambda x: -x, jnp.zeros(num), step_size=e, num_steps=40, trajectory=True)
+    np.testing.assert_array_equal(path[-1], x)
+    with pytest.raises(ValueError, match="num_steps must be an integer >= 1, got 0"):
+        samplers.langevin(jax.random.key(0), lambda x: -x, jnp.zeros(2), step_size=e, num_steps=0)
+
+
+def test_annealed_langevin_finds_both_modes_with_their_weights():
+    """Where plain Langevin stays in the mode in which it starts: the weights of the modes (Song & Ermon 2019, fig. 3)."""
+    weights, means, variances = np.array([0.2, 0.8]), np.array([[-5.0], [5.0]]), np.array([1.0, 1.0])
+    sigmas = np.geomspace(20.0, 0.3, 20)
+    schedule = schedules.VarianceExploding(0.3, 20.0)
+    denoiser = denoisers.gaussian_mixture(schedule, weights, means, variances)
+    score = denoisers.score_fn(denoiser, schedule)
+
+    def score_at(x, sigma):
+        return score(x, schedule.time(-2.0 * jnp.log(sigma)))
+
+    num = 4_000
+    keys, start = jax.random.split(jax.random.key(0), num), 20.0 * jax.random.normal(jax.random.key(1), (num, 1))
+    annealed = jax.jit(
+        jax.vmap(lambda key, x: samplers.annealed_langevin(key, score_at, x, sigmas, step_size=0.02, num_steps=40))
+    )(keys, start)
+    share = float((annealed > 0).mean())
+    assert abs(share - 0.8) < NUM_SEM * np.sqrt(0.16 / num) + 0.02  # the levels are left before they have mixed
+    plain = jax.jit(
+        jax.vmap(lambda key, x: samplers.langevin(key, lambda x: score_at(x, 0.3), x, step_size=0.02, num_steps=800))
+    )(keys, start)
+    assert abs(float((plain > 0).mean()) - 0.5) < 0.05
+    for bad in ([1.0, 2.0], [1.0, 0.0], 1.0):
+        with pytest.raises(ValueError, match="sigmas must be positive and fall"):
+            samplers.annealed_langevin(jax.random.key(0), score_at, jnp.zeros(1), bad)
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "match"),
+    [
+        (lambda: samplers.Times((0.1, 0.5)), ValueError, r"values must fall from noise to data, got \(0.1, 0.5\)"),
+        (lambda: samplers.Times((1.0, 0.5, 0.5)), ValueError, "values must fall"),
+        (lambda: samplers.Times((1.5, 0.5)), ValueError, r"values must lie in \[0, 1\]"),
+        (lambda: samplers.Times((1.0,)), ValueError, "at least two times"),
+        (lambda: samplers.Uniform(0), ValueError, "num_steps must be an integer >= 1, got 0"),
+        (lambda: samplers.EDMGrid(4, rho=0.0), ValueError, "rho must be > 0"),
+        (lambda: samplers.DDIM(1.5), ValueError, r"eta must be in \[0, 1\], got 1.5"),
+        (lambda: samplers.Ancestral("large"), ValueError, "variance must be 'posterior' or 'forward', got 'large'"),
+        (lambda: samplers.Heun(churn=0.5), ValueError, "churn must be in"),
+        (lambda: samplers.PredictorCorrector(snr=0.0), ValueError, "snr must be > 0"),
+        (lambda: samplers.PredictorCorrector("euler"), TypeError, "predictor must be a Stepper"),
+        (lambda: samplers.AnnealedLangevin(0.0), ValueError, "step_size must be > 0"),
+        (lambda: samplers.Steps("ddim"), TypeError, "stepper must be a Stepper, got 'ddim'"),
+        (lambda: samplers.Steps(grid=50), TypeError, "grid must be a Grid, got 50"),
+        (lambda: SDESteps(0), ValueError, "num_steps must be an integer >= 1"),
+        (lambda: SDESteps(4, "euler"), TypeError, "solver must be a Diffrax solver"),
+    ],
+)
+def test_bad_settings(make, error, match):
+    with pytest.raises(error, match=match):
+        make()
