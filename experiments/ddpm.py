@@ -253,7 +253,8 @@ def inpainted(model, params, x, labels, key) -> list[tuple[str, Any]]:
     def complete(key, y, context):
         denoiser = functools.partial(lambda x, t, context: diffusion.denoise(params["model"], x, t, context), context=context)
         given = gm.denoisers.posterior(denoiser, schedule, lambda x: upper * x, y, noise_std=0.03)
-        return sampler(key, given, schedule, schedule.prior_scale * jax.random.normal(jax.random.fold_in(key, 1), y.shape))
+        start_key, step_key = jax.random.split(key)
+        return sampler(step_key, given, schedule, schedule.prior_scale * jax.random.normal(start_key, y.shape))
 
     draw = jax.jit(jax.vmap(complete, (0, 0, None if labels is None else 0)))
     rows = [("data", model.dequantize(x)), ("seen", 0.5 * (seen + upper[None]))]

@@ -34,8 +34,8 @@ class Config:
     num_steps: int = 10_000
     batch_size: int = 512
     learning_rate: float = 1e-3
-    step_size: float = 0.01
-    """a in x + a/2 score + sqrt(a) z at the lowest level; it grows with sigma^2."""
+    step_size: float = 0.2
+    """a / sigma^2 in x + a/2 score + sqrt(a) z."""
     num_langevin: int = 100
     """Steps at each level."""
     num_train: int = 50_000
@@ -96,7 +96,9 @@ def report(config: Config, run: gm.run.Run, model: gm.models.Diffusion, fit: gm.
         """As many steps, all at the lowest level."""
         at = gm.denoisers.score_fn(denoiser, schedule)
         num = config.num_langevin * annealed.grid.num_steps
-        return gm.samplers.langevin(key, lambda x: at(x, lowest), x, step_size=0.5 * config.step_size, num_steps=num)
+        return gm.samplers.langevin(
+            key, lambda x: at(x, lowest), x, step_size=0.5 * config.step_size * config.sigma_min**2, num_steps=num
+        )
 
     exact = gm.denoisers.gaussian_mixture(schedule, WEIGHTS, MEANS, VARIANCES)
     learned = functools.partial(model.denoise, params)

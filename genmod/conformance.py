@@ -3,7 +3,7 @@
 The laws are a Gaussian and a mixture of Gaussians, whose denoiser, score, flow map and density are known at every noise level, so
 that nothing is trained. Each check takes any object of the right form, yours or ours, and returns a report; print it.
 
-    gm.check_sampler(lambda n: gm.samplers.Steps(gm.samplers.Heun(), gm.samplers.UniformLogSNR(n)), gm.schedules.EDM())
+    gm.check_sampler(lambda n: Steps(Heun(), UniformLogSNR(n)), gm.schedules.EDM(), denoised=True)      # of gm.samplers
     gm.check_likelihood(my_log_prob, gm.schedules.VariancePreserving())
     gm.check_score(my_score, schedule, weights, means, variances)
 """
@@ -130,7 +130,7 @@ def check_sampler(
     gauge = np.asarray(finish(denoiser, _gaussian_draws(keys[2], schedule, low, 16)), np.float64)  # for its dtype and shape
     mean, covariance = _moments(schedule, low)
     if denoised:  # D is affine in x
-        gain = np.linalg.solve(covariance, _alpha(schedule, low) * COVARIANCE).T
+        gain = np.linalg.solve(covariance, _alpha_sigma(schedule, low)[0] * COVARIANCE).T
         mean, covariance = MEAN, gain @ covariance @ gain.T
     assert x.shape[1:] == gauge.shape[1:]
     return SamplerReport(errors, order, *_judge(x, mean, covariance), _weight_error(run, best, schedule, keys[3], num_draws))
@@ -144,26 +144,46 @@ def check_likelihood(
     num_keys: int = 8,
     key: Key | None = None,
 ) -> LikelihoodReport:
-    """Holds a log-density against that of the Gaussian at the low end of `schedule.times`.
+    """Holds a log-density against the Gaussian's and the mixture's at the low end of `schedule.times`, half the points each.
 
     log_prob_fn: (denoiser, schedule, base_log_prob, x, key) -> log p(x) of ONE event x, in nats, with `base_log_prob` the exact
-    log-density at the high end.
+    log-density at the high end. (For the Gaussian alone the divergence does not depend on x, and an error of the path would
+    go unseen.)
     """
-    keys = jax.random.split(jax.random.key(0) if key is None else key)
+    keys = jax.random.split(jax.random.key(0) if key is None else key, 4)
     low, high = schedule.times
-    denoiser = denoisers.gaussian(schedule, MEAN, COVARIANCE)
-    base = functools.partial(_gaussian_log_prob, *_moments(schedule, high))
-    x = _gaussian_draws(keys[0], schedule, low, num_points)
+    half = max(1, num_points // 2)
+    (alpha, sigma), end = (_alpha_sigma(schedule, t) for t in (low, high))
+    x0 = _mixture_draws(keys[2], WEIGHTS, MEANS, VARIANCES, half)
+    laws = (
+        (
+            denoisers.gaussian(schedule, MEAN, COVARIANCE),
+            functools.partial(_gaussian_log_prob, *_moments(schedule, high)),
+            functools.partial(_gaussian_log_prob, *_moments(schedule, low)),
+            _gaussian_draws(keys[0], schedule, low, half),
+        ),
+        (
+            denoisers.gaussian_mixture(schedule, WEIGHTS, MEANS, VARIANCES),
+            functools.partial(_mixture_log_prob, *end),
+            functools.partial(_mixture_log_prob, alpha, sigma),
+            alpha * x0 + sigma * jax.random.normal(keys[3], x0.shape, x0.dtype),
+        ),
+    )
+    errors = np.concatenate([_likelihood_errors(log_prob_fn, schedule, *law, keys[1], num_keys) for law in laws], 1)
+    bias, sem = mean_and_sem(errors.mean(0))
+    return LikelihoodReport(float(bias), float(sem), float(np.abs(errors).max()), float(errors.std(0, ddof=1).mean()))
+
+
+def _likelihood_errors(log_prob_fn, schedule, denoiser, base, true_log_prob, x, key, num_keys) -> np.ndarray:
+    """log_prob - truth, (num_keys, n)."""
 
     @jax.jit
     def values(key):
-        each = jax.random.split(key, num_points)
+        each = jax.random.split(key, x.shape[0])
         return jax.vmap(lambda x, key: log_prob_fn(denoiser, schedule, base, x, key))(x, each)
 
-    truth = jax.vmap(functools.partial(_gaussian_log_prob, *_moments(schedule, low)))(x)
-    errors = np.stack([np.asarray(values(k) - truth, np.float64) for k in jax.random.split(keys[1], num_keys)])
-    bias, sem = mean_and_sem(errors.mean(0))
-    return LikelihoodReport(float(bias), float(sem), float(np.abs(errors).max()), float(errors.std(0, ddof=1).mean()))
+    truth = jax.vmap(true_log_prob)(x)
+    return np.stack([np.asarray(values(k) - truth, np.float64) for k in jax.random.split(key, num_keys)])
 
 
 def check_score(
@@ -189,8 +209,9 @@ def check_score(
     true_score = denoisers.score_fn(denoisers.gaussian_mixture(schedule, weights, means, variances), schedule)
 
     def error(key, t):
-        x0 = _mixture_draws(key, weights, means, variances, num_points)
-        eps = jax.random.normal(jax.random.fold_in(key, 1), x0.shape, x0.dtype)
+        data_key, noise_key = jax.random.split(key)
+        x0 = _mixture_draws(data_key, weights, means, variances, num_points)
+        eps = jax.random.normal(noise_key, x0.shape, x0.dtype)
         x = schedule.alpha(t) * x0 + schedule.sigma(t) * eps
         gap = jax.vmap(lambda x: score_fn(x, t) - true_score(x, t))(x)
         return schedule.sigma(t) ** 2 * jnp.mean(gap**2)
@@ -202,13 +223,13 @@ def check_score(
     return ScoreReport(np.asarray(t), errors, nats)
 
 
-def _alpha(schedule, t):
-    return float(schedule.alpha(jnp.asarray(t, float)))
+def _alpha_sigma(schedule: Schedule, t: float) -> tuple[float, float]:
+    return float(schedule.alpha(jnp.asarray(t, float))), float(schedule.sigma(jnp.asarray(t, float)))
 
 
 def _moments(schedule: Schedule, t: float) -> tuple[np.ndarray, np.ndarray]:
     """Mean and covariance of the Gaussian at time t."""
-    alpha, sigma = _alpha(schedule, t), float(schedule.sigma(jnp.asarray(t, float)))
+    alpha, sigma = _alpha_sigma(schedule, t)
     return alpha * MEAN, alpha**2 * COVARIANCE + sigma**2 * np.eye(2)
 
 
@@ -230,7 +251,8 @@ def _flow_map(schedule: Schedule, x: Array) -> Array:
     (low_mean, _), (high_mean, _) = (_moments(schedule, t) for t in schedule.times)
 
     def std(t):
-        return np.sqrt(_alpha(schedule, t) ** 2 * variances + float(schedule.sigma(jnp.asarray(t, float))) ** 2)
+        alpha, sigma = _alpha_sigma(schedule, t)
+        return np.sqrt(alpha**2 * variances + sigma**2)
 
     gain = basis @ np.diag(std(schedule.times[0]) / std(schedule.times[1])) @ basis.T
     return jnp.asarray(low_mean)[None] + jnp.matmul(x - jnp.asarray(high_mean)[None], jnp.asarray(gain.T), precision="highest")
@@ -250,6 +272,13 @@ def _judge(x: np.ndarray, mean: np.ndarray, covariance: np.ndarray) -> tuple[flo
     mean_error = np.abs(off / np.sqrt(variances / num)).max()
     scale = np.sqrt((covariance**2 + np.outer(variances, variances)) / num)
     return kl - freedom / (2 * num), math.sqrt(2 * freedom) / (2 * num), mean_error, np.abs((spread - covariance) / scale).max()
+
+
+def _mixture_log_prob(alpha: float, sigma: float, x: Array) -> Array:
+    variances = alpha**2 * VARIANCES + sigma**2
+    square = jnp.sum((x[None] - jnp.asarray(alpha * MEANS)) ** 2, 1)
+    log_parts = jnp.asarray(np.log(WEIGHTS) - np.log(2 * np.pi * variances)) - 0.5 * square / jnp.asarray(variances)
+    return jax.nn.logsumexp(log_parts)
 
 
 def _mixture_draws(key: Key, weights: ArrayLike, means: ArrayLike, variances: ArrayLike, num: int) -> Array:

@@ -114,12 +114,13 @@ def posterior(
     *,
     num_iterations: int = 5,
 ) -> Denoiser:
-    """The denoiser of x_0 given y = observe(x_0) + noise_std eps, `observe` linear: E[x_0 | x_t, y] by moment matching.
+    """The denoiser of x_0 given y = observe(x_0) + noise_std eps: E[x_0 | x_t, y] by moment matching.
 
     x_0 given x_t is taken for Gaussian, with mean D and covariance V = sigma^2 / alpha dD/dx (Rozet et al. 2024,
-    arXiv:2405.13712, eqs. 18-21), which is exact where the data are:
+    arXiv:2405.13712, eqs. 18-21), and `observe` is linearised at D, A its derivative; both are exact for Gaussian data seen
+    through an affine map:
 
-        D + V A^T (noise_std^2 I + A V A^T)^-1 (y - A D)
+        D + V A^T (noise_std^2 I + A V A^T)^-1 (y - observe(D))
 
     solved by `num_iterations` conjugate gradients, each one vector-Jacobian product of the denoiser. Inpainting is
     `observe = lambda x: mask * x` (with y masked too); any sampler then draws from the posterior. Raises ValueError where y
@@ -130,7 +131,8 @@ def posterior(
 
     def conditional(x, t):
         mean, pull = jax.vjp(lambda x: denoiser(x, t), x)
-        seen, transpose = observe(mean), jax.linear_transpose(observe, mean)
+        seen, push = jax.linearize(observe, mean)
+        transpose = jax.linear_transpose(push, mean)
         if seen.shape != jnp.shape(y):
             raise ValueError(f"y must have the shape that observe returns, {seen.shape}, got {jnp.shape(y)}")
         scale = schedule.sigma(t) ** 2 / schedule.alpha(t)
@@ -140,7 +142,7 @@ def posterior(
 
         residual = y - seen
         solved, _ = jax.scipy.sparse.linalg.cg(
-            lambda u: noise_std**2 * u + observe(covariance(u)), residual, maxiter=num_iterations, tol=1e-6
+            lambda u: noise_std**2 * u + push(covariance(u)), residual, maxiter=num_iterations, tol=1e-6
         )
         return mean + covariance(solved)
 

@@ -81,6 +81,13 @@ class Learned(Predictor):
             raise ValueError(f"kind must be one of {', '.join(map(repr, KINDS))}, got {self.kind!r}")
         if not self.data_scale > 0:
             raise ValueError(f"data_scale must be > 0, got {self.data_scale}")
+        with jax.ensure_compile_time_eval():
+            ends = self.schedule.log_snr(jnp.asarray(self.schedule.times))
+            if not jnp.isfinite(ends).all():
+                raise ValueError(
+                    f"the log signal-to-noise ratio, which the network sees, must be finite at both ends of times="
+                    f"{self.schedule.times}, got {ends}: give {type(self.schedule).__name__} times inside of them"
+                )
 
     def init(self, key, x, context=None):
         time = jnp.asarray(self.schedule.times[1], x.dtype)

@@ -121,6 +121,7 @@ def convert(
     Solves [x; value] = [[alpha, sigma], [p, q]] [x0; eps] for (x0, eps). Raises ValueError for an unknown kind.
     """
     _check_kinds(source=source, target=target)
+    _check(jnp.shape(value) == jnp.shape(x), f"a prediction must have the shape of x, {jnp.shape(x)}, got {jnp.shape(value)}")
     if source == target:
         return value
     alpha, sigma = schedule.alpha(t), schedule.sigma(t)
@@ -161,9 +162,8 @@ def _weights(schedule: Schedule, t: Array, kind: Kind, data_scale: float) -> tup
         return zero, -1.0 / sigma
     if kind == "v":
         return -sigma, alpha
-    ratio = sigma / alpha
-    size = jnp.sqrt(ratio**2 + data_scale**2)
-    return ratio / (data_scale * size), -data_scale / size
+    size = jnp.sqrt(sigma**2 + (alpha * data_scale) ** 2)
+    return sigma / (data_scale * size), -data_scale * alpha / size
 
 
 def _check_kinds(**kinds: str) -> None:

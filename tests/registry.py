@@ -290,5 +290,5 @@ STEPPERS: dict[str, StepperCase] = {
     "euler_maruyama": StepperCase(samplers.EulerMaruyama(), num_steps=256),
     "predictor_corrector": StepperCase(samplers.PredictorCorrector()),
     "predictor_corrector_of_ddim": StepperCase(samplers.PredictorCorrector(samplers.DDIM(), 2), slow=True),
-    "annealed_langevin": StepperCase(samplers.AnnealedLangevin(0.001, 40), num_steps=32),
+    "annealed_langevin": StepperCase(samplers.AnnealedLangevin(0.4, 40), num_steps=32),
 }

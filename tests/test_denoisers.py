@@ -103,6 +103,8 @@ def test_posterior_of_a_gaussian_is_exact(t):
     denoiser = denoisers.gaussian(SCHEDULE, MEAN, COVARIANCE)
     given = denoisers.posterior(denoiser, SCHEDULE, lambda x: jnp.asarray(matrix) @ x, jnp.asarray(y), noise)
     np.testing.assert_allclose(given(jnp.asarray(x), t), wanted, rtol=1e-6)
+    shifted = denoisers.posterior(denoiser, SCHEDULE, lambda x: jnp.asarray(matrix) @ x + 5.0, jnp.asarray(y) + 5.0, noise)
+    np.testing.assert_allclose(shifted(jnp.asarray(x), t), wanted, rtol=1e-6)
     mask = jnp.array([1.0, 0.0])  # inpainting: the second coordinate is not seen
     seen = denoisers.posterior(denoiser, SCHEDULE, lambda x: mask * x, mask * 2.0, 1e-3)
     assert abs(float(seen(jnp.asarray(x), t)[0]) - 2.0) < 1e-3

@@ -56,6 +56,26 @@ def test_likelihood_of_the_probability_flow(name, x64):
     assert report.largest < 1e-5 and report.probe_std == 0, report
 
 
+def test_a_wrong_likelihood_is_found():
+    """The divergence at the start of the path in the place of that along it: right for every Gaussian, wrong for the mixture."""
+
+    def divergence_at_rest(denoiser, schedule, base_log_prob, x, key):
+        flow = ProbabilityFlow(predictors.Known(lambda _: denoiser, schedule))
+        frozen = ProbabilityFlow(predictors.Known(lambda _: lambda y, t: denoiser(jnp.zeros_like(y), t), schedule))
+        z, log_det = flow.inverse_and_log_det({}, x)
+        return base_log_prob(z) + 0.0 * log_det + frozen.inverse_and_log_det({}, x)[1]
+
+    assert gm.check_likelihood(divergence_at_rest, SCHEDULES["variance_preserving"], num_points=32, num_keys=2).largest > 1
+
+
+def test_score_errors_are_those_that_were_put_in(x64):
+    """A score (1 + c) times the true one, of N(0, I) under VP: c^2 sigma^2 at every level."""
+    schedule = SCHEDULES["variance_preserving"]
+    report = gm.check_score(lambda x, t: -1.1 * x, schedule, [1.0], [[0.0, 0.0]], [1.0], num_points=4_000)
+    wanted = 0.01 * np.asarray(schedule.sigma(jnp.asarray(report.times))) ** 2
+    np.testing.assert_allclose(report.errors, wanted, rtol=NUM_SEM * np.sqrt(2 / 8_000))
+
+
 @pytest.mark.slow
 def test_hutchinson_is_unbiased_and_says_its_spread():
     schedule = SCHEDULES["variance_preserving"]
@@ -334,10 +354,29 @@ VP = SCHEDULES["variance_preserving"]
             r"context_dropout must be in \[0, 1\)",
         ),
         (lambda: dataclasses.replace(exact(gaussian, VP), context_dropout=0.1), ValueError, "takes `present`: nets.Guided"),
-        (lambda: gm.flows.diffusion((2,), guidance=2.0), ValueError, "want context_shape=... and a network that takes `present`"),
+        (lambda: gm.flows.diffusion((2,), guidance=2.0), ValueError, "guidance=2.0 wants an unconditional branch"),
+        (lambda: gm.flows.diffusion((2,), context_dropout=0.1), ValueError, "want context_shape=... and a network that takes"),
         (lambda: predictors.Learned(VELOCITY8, VP, "noise"), ValueError, "kind must be one of 'x0', 'eps'"),
         (lambda: predictors.Learned(VELOCITY8, "vp"), TypeError, "schedule must be a gm.schedules.Schedule, got 'vp'"),
         (lambda: predictors.Learned(VELOCITY8, VP, data_scale=0.0), ValueError, "data_scale must be > 0"),
+        (
+            lambda: Diffusion(dataclasses.replace(exact(gaussian, VP).flow, base=Normal((2,), 3.0))),
+            ValueError,
+            "the flow's base must be the prior of the schedule, .*scale=1.0.*, got .*scale=3.0",
+        ),
+        (lambda: predictors.Learned(VELOCITY8, schedules.Straight(times=(0.0, 1.0))), ValueError, "must be finite at both ends"),
+        (
+            lambda: losses.denoising(
+                lambda x, t: x, VP, jnp.zeros((3, 2)), jnp.full(3, 0.5), jnp.zeros((3, 2)), weights=jnp.ones((3, 1))
+            ),
+            ValueError,
+            r"weights must have the shape of t, \(3,\), got \(3, 1\)",
+        ),
+        (
+            lambda: exact(lambda s: lambda x, t: x[:1], VP).log_prob(NOTHING, jnp.zeros((3, 2))),
+            ValueError,
+            r"a prediction must have the shape of x, \(2,\), got \(1,\)",
+        ),
         (lambda: Bound(num_times=0), ValueError, "num_times must be an integer >= 1"),
         (lambda: losses.MinSNR(0.0), ValueError, "gamma must be > 0"),
         (

@@ -119,9 +119,10 @@ def test_reverse_sde_has_the_right_law_at_every_time():
             assert (np.abs(states[:, i].mean(0) - MEAN) < NUM_SEM * np.sqrt(np.diag(wanted) / num)).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "integrator",
-    [pytest.param(Adaptive(rtol=1e-8, atol=1e-8), marks=pytest.mark.slow), FixedSteps(200)],
+    [Adaptive(rtol=1e-8, atol=1e-8), FixedSteps(200)],
     ids=["adaptive", "fixed"],
 )
 def test_probability_flow_is_the_flow_map(integrator, x64):
@@ -130,6 +131,7 @@ def test_probability_flow_is_the_flow_map(integrator, x64):
     assert report.errors[1] < 1e-5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "solver", [diffrax.Euler(), pytest.param(diffrax.SEA(), marks=pytest.mark.slow)], ids=lambda s: type(s).__name__
 )
@@ -138,6 +140,38 @@ def test_reverse_sde_by_diffrax(solver):
     report = gm.check_sampler(lambda n: samplers.ReverseSDE(SDESteps(n, solver)), schedule, num_steps=(4, 128), num_draws=1_000)
     assert not report.errors
     check(report)
+
+
+@pytest.mark.parametrize("sampler", [samplers.ProbabilityFlow(), samplers.Steps(samplers.DDIM(), samplers.UniformLogSNR(64))])
+def test_gradients_go_through_samplers(sampler):
+    """Of N(m, 1) in m, by a finite difference."""
+    schedule, key, x = schedules.VarianceExploding(0.05, 10.0), jax.random.key(0), jnp.array([3.0, -4.0])
+
+    def end(shift):
+        denoiser = denoisers.gaussian(schedule, np.zeros(2), 1.0)
+        return sampler(key, lambda x, t: shift + denoiser(x - shift, t), schedule, x)[0]
+
+    numeric = (end(1.1) - end(0.9)) / 0.2
+    np.testing.assert_allclose(jax.jit(jax.grad(end))(1.0), numeric, rtol=2e-3)
+
+
+@pytest.mark.parametrize(
+    ("call", "match"),
+    [
+        (lambda: samplers.Uniform(4).times(schedules.Straight(times=(0.0, 1.0))), None),
+        (lambda: samplers.EDMGrid(4).times(schedules.Straight(times=(0.0, 1.0))), "has no 4 falling times on Straight"),
+        (
+            lambda: samplers.Steps()(jax.random.key(0), lambda x, t: x[:1], schedules.EDM(), jnp.zeros(2)),
+            r"the denoiser must return the shape of its input, \(2,\), got \(1,\)",
+        ),
+    ],
+)
+def test_what_does_not_fit_is_refused(call, match):
+    if match is None:
+        call()
+        return
+    with pytest.raises(ValueError, match=match):
+        call()
 
 
 def test_denoised_ends():
@@ -247,7 +281,7 @@ def test_annealed_langevin_finds_both_modes_with_their_weights():
         (lambda: samplers.Heun(churn=0.5), ValueError, "churn must be in"),
         (lambda: samplers.PredictorCorrector(snr=0.0), ValueError, "snr must be > 0"),
         (lambda: samplers.PredictorCorrector("euler"), TypeError, "predictor must be a Stepper"),
-        (lambda: samplers.AnnealedLangevin(0.0), ValueError, "step_size must be > 0"),
+        (lambda: samplers.AnnealedLangevin(4.0), ValueError, r"step_size must be in \(0, 4\)"),
         (lambda: samplers.Steps("ddim"), TypeError, "stepper must be a Stepper, got 'ddim'"),
         (lambda: samplers.Steps(grid=50), TypeError, "grid must be a Grid, got 50"),
         (lambda: SDESteps(0), ValueError, "num_steps must be an integer >= 1"),

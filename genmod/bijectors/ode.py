@@ -168,7 +168,10 @@ class ProbabilityFlow(ContinuousFlow):
 
     def velocity(self, params: Params, x: Array, t: Array, context: Context = None) -> Array:
         low, high = self.predictor.schedule.times
-        return (low - high) * self.predictor.velocity(params, x, high + (low - high) * t, context)
+        velocity = (low - high) * self.predictor.velocity(params, x, high * (1.0 - t) + low * t, context)
+        if velocity.shape != x.shape:
+            raise ValueError(f"the predictor must return the shape of its input, {x.shape}, got {velocity.shape}")
+        return velocity
 
     def _init(self, key, x, context):
         return self.predictor.init(key, x[0], None if context is None else context[0])

@@ -8,7 +8,6 @@ import jax
 from genmod import nets
 from genmod.base import Array, Bijector, Shape
 from genmod.bijectors import Chain, ProbabilityFlow, Standardize
-from genmod.densities import as_density
 from genmod.divergence import DivergenceEstimator, Exact
 from genmod.losses import Simple, TimeSampler, UniformTimes, Weighting
 from genmod.models.diffusion import Bound, Diffusion
@@ -36,7 +35,6 @@ def diffusion(
     context_dropout: float = 0.0,
     guidance: float = 1.0,
     context_shape: Shape | None = None,
-    base: Any = None,
     data_scale: float = 1.0,
     scaling: Bijector | None = Standardize(),
     dtype: Any = None,
@@ -46,13 +44,12 @@ def diffusion(
     event_shape; network: a Linen module (x, c) or (x, c, context) -> array of the shape of x, c a scalar noise level
     (`nets.UNet` for images; None: `nets.VelocityMLP` of `hidden_sizes`). scaling: a layer between the diffusion and the data,
     held as it was initialised, so that densities are those of the user's data; with `Standardize()` a `data_scale` of 1 is
-    right, for images take `Rescale(0.5, 0.5)`, from [-1, 1] to [0, 1]. base: the law at the noisy end (None: the
-    schedule's). `context_dropout` > 0 trains for classifier-free `guidance`. dtype: of the network.
+    right, for images take `Rescale(0.5, 0.5)`, from [-1, 1] to [0, 1]. `context_dropout` > 0 trains for classifier-free
+    `guidance`. hidden_sizes, activation, dtype: of the network, unless you give your own.
     """
     network = network or nets.VelocityMLP(tuple(hidden_sizes), activation, num_frequencies=4, dtype=dtype)
     if context_dropout or guidance != 1.0:
         network = nets.Guided(network, guidance)
     flow = ProbabilityFlow(Learned(network, schedule, kind, data_scale, context_shape), integrator, divergence)
-    base = as_density(schedule.prior(tuple(event_shape)) if base is None else base, tuple(event_shape))
     layers = Chain((flow, *(() if scaling is None else (scaling,))))
-    return Diffusion(Flow(layers, base), weighting, times, sampler, context_dropout, bound)
+    return Diffusion(Flow(layers, schedule.prior(tuple(event_shape))), weighting, times, sampler, context_dropout, bound)

@@ -43,6 +43,8 @@ def denoising(
         raise ValueError(
             f"x0 and eps must have one shape (n,) + event shape and t shape (n,), got {x0.shape}, {eps.shape}, {t.shape}"
         )
+    if weights is not None and weights.shape != t.shape:
+        raise ValueError(f"weights must have the shape of t, {t.shape}, got {weights.shape}")
     noised = jax.vmap(schedule.perturb)(t, x0, eps)
     wanted = jax.vmap(lambda t, x0, eps: target_of(schedule, t, x0, eps, kind, data_scale=data_scale))(t, x0, eps)
     predicted = predict_fn(noised, t)

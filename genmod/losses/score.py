@@ -57,7 +57,10 @@ def denoising_score_matching(score_fn: Score, x: Array, key: Key, *, sigma: Arra
     if not isinstance(sigma, jax.Array) and not np.all(np.asarray(sigma) > 0):
         raise ValueError(f"sigma must be > 0, got {sigma}")
     noise = jax.random.normal(key, x.shape, x.dtype)
-    error = jax.vmap(score_fn)(x + sigma * noise) + noise / sigma
+    score = jax.vmap(score_fn)(x + sigma * noise)
+    if score.shape != x.shape:
+        raise ValueError(f"score_fn must return the shape of its input, {x.shape[1:]}, got {score.shape[1:]}")
+    error = score + noise / sigma
     return _mean("denoising_score_matching", 0.5 * jnp.sum((error**2).reshape(x.shape[0], -1), 1))
 
 

@@ -7,10 +7,10 @@ arXiv:2206.00364.) NCSN, DDPM and the score SDEs are settings of the same parts:
 
                     schedule                        kind     sampler
     NCSN            VarianceExploding               eps      Steps(AnnealedLangevin(), ...)     (its score is -eps / sigma)
-    DDPM            LinearBetas                     eps      Steps(Ancestral(), Uniform(1_000))
+    DDPM            LinearBetas                     eps      Steps(Ancestral(), Uniform(999))       (its last step: denoise)
     DDIM            any                             any      Steps(DDIM(), ...)
     score SDE       VariancePreserving, sub-, VE    any      Steps(PredictorCorrector(), ...), ReverseSDE, ProbabilityFlow
-    EDM             EDM                             edm      Steps(Heun(), EDMGrid(18))
+    EDM             EDM                             edm      Steps(Heun(), EDMGrid(17)), EDMWeighting, LogNormalTimes
 """
 
 import dataclasses
@@ -20,7 +20,7 @@ import inspect
 import jax
 import jax.numpy as jnp
 
-from genmod import losses
+from genmod import losses, nets
 from genmod.base import Array, Context, Description, Key, Likelihood, Params, check_positive
 from genmod.bijectors.combinators import Chain, before_inner, inner_layer, inner_params
 from genmod.bijectors.ode import ProbabilityFlow
@@ -63,8 +63,8 @@ class Diffusion(Model):
       bound: None: `log_prob` is that of the flow, EXACT, or an ESTIMATE by a random divergence. A `Bound`: a LOWER_BOUND on
         log p of the reverse process. Parameters depend neither on it nor on the sampler.
 
-    Parameters: those of `flow`. Raises ValueError for another bijector, and for a context_dropout outside [0, 1) or without a
-    guided network.
+    Parameters: those of `flow`. Raises ValueError for another bijector or base, for a context_dropout outside [0, 1) or without
+    a guided network, and for guidance without a context_dropout.
     """
 
     flow: Pushforward
@@ -82,7 +82,14 @@ class Diffusion(Model):
                 raise TypeError(f"{name} must be a {kind.__name__}, got {getattr(self, name)!r}")
         if not 0 <= self.context_dropout < 1:
             raise ValueError(f"context_dropout must be in [0, 1), got {self.context_dropout}")
+        schedule = self.predictor.schedule
+        if self.flow.base != schedule.prior(self.flow.base.event_shape):
+            raise ValueError(
+                f"the flow's base must be the prior of the schedule, {schedule.prior(self.event_shape)}, got {self.flow.base}"
+            )
         network = getattr(self.predictor, "network", None)
+        if isinstance(network, nets.Guided) and network.weight != 1.0 and not self.context_dropout:
+            raise ValueError(f"guidance={network.weight} wants an unconditional branch: train it with context_dropout > 0")
         guided = "present" in inspect.signature(type(network).__call__).parameters
         if (self.context_dropout and not guided) or (guided and self.context_shape is None):
             raise ValueError(

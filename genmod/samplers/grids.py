@@ -27,7 +27,13 @@ class Grid(Description, abc.ABC):
     def times(self, schedule: Schedule) -> np.ndarray:
         """(num_steps + 1,) times, falling; constants even inside `jit`."""
         with jax.ensure_compile_time_eval():
-            return np.asarray(self._times(schedule, jnp.linspace(0.0, 1.0, self.num_steps + 1)))
+            times = np.asarray(self._times(schedule, jnp.linspace(0.0, 1.0, self.num_steps + 1)))
+        if not (np.diff(times) < 0).all():
+            raise ValueError(
+                f"{self} has no {self.num_steps} falling times on {schedule}: are its alpha and sigma positive at both ends of "
+                f"times={schedule.times}?"
+            )
+        return times
 
     @abc.abstractmethod
     def _times(self, schedule: Schedule, fraction: Array) -> Array:
@@ -42,7 +48,7 @@ class Uniform(Grid):
 
     def _times(self, schedule, fraction):
         low, high = schedule.times
-        return high + (low - high) * fraction
+        return high * (1.0 - fraction) + low * fraction
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +59,7 @@ class Quadratic(Grid):
 
     def _times(self, schedule, fraction):
         low, high = (end**0.5 for end in schedule.times)
-        return (high + (low - high) * fraction) ** 2
+        return (high * (1.0 - fraction) + low * fraction) ** 2
 
 
 @dataclasses.dataclass(frozen=True)

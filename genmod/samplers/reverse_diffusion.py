@@ -90,11 +90,15 @@ class ProbabilityFlow(Sampler):
 
     def __call__(self, key, denoiser, schedule, x):
         low, high = schedule.times
+        # What the denoiser closes over is passed to the solver, through which gradients then flow.
+        pure, constants = jax.closure_convert(
+            lambda x, t: convert(schedule, t, x, denoiser(x, t), "x0", "velocity"), x, jnp.asarray(high, x.dtype)
+        )
 
         def field(t, x, shared, each):
-            return convert(schedule, t, x, denoiser(x, t), "x0", "velocity")
+            return pure(x, jnp.asarray(t, x.dtype), *shared)
 
-        return mark_failed(*self.integrator.solve(field, x, t0=high, t1=low))
+        return mark_failed(*self.integrator.solve(field, x, constants, t0=high, t1=low))
 
 
 @dataclasses.dataclass(frozen=True)

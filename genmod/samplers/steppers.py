@@ -24,7 +24,7 @@ import jax.numpy as jnp
 from genmod.base import Array, Description, Key, check_positive
 from genmod.denoisers import Denoiser, score_fn
 from genmod.samplers.langevin import langevin
-from genmod.schedules import Schedule
+from genmod.schedules import Schedule, convert
 
 Carry = Any
 
@@ -97,9 +97,7 @@ class Euler(Stepper):
     """Euler's method for the probability flow in t (Song et al. 2021, arXiv:2011.13456, eq. 13)."""
 
     def step(self, key, denoiser, schedule, x, t, s, carry):
-        score = score_fn(denoiser, schedule)(x, t)
-        rate = schedule.drift(t) * x - 0.5 * schedule.diffusion(t) ** 2 * score
-        return x + (s - t) * rate, carry
+        return x + (s - t) * convert(schedule, t, x, denoiser(x, t), "x0", "velocity"), carry
 
 
 @dataclasses.dataclass(frozen=True)
@@ -215,25 +213,25 @@ class PredictorCorrector(Stepper):
 class AnnealedLangevin(Stepper):
     """NCSN's sampler (Song & Ermon 2019, arXiv:1907.05600, alg. 1): `num_steps` Langevin steps at each noise level s.
 
-    x + a/2 score + sqrt(a) z with a = step_size (sigma / sigma_last)^2; for schedules with alpha = 1.
+    x + a/2 score + sqrt(a) z with a = step_size sigma^2: `step_size` is the paper's epsilon / sigma_last^2, 0.2 there, and must
+    be below 4 for the chain to be stable. For schedules with alpha = 1; the first level of a grid is where its start is drawn.
     """
 
-    step_size: float = 2e-5
+    step_size: float = 0.2
     num_steps: int = 100
 
     def __post_init__(self):
         super().__post_init__()
         check_positive(num_steps=self.num_steps)
-        if not self.step_size > 0:
-            raise ValueError(f"step_size must be > 0, got {self.step_size}")
+        if not 0 < self.step_size < 4:
+            raise ValueError(f"step_size must be in (0, 4), relative to sigma^2, got {self.step_size}")
 
     @property
     def num_evaluations(self):
         return self.num_steps
 
     def step(self, key, denoiser, schedule, x, t, s, carry):
-        last = schedule.sigma(jnp.asarray(schedule.times[0], s.dtype))
-        size = self.step_size * (schedule.sigma(s) / last) ** 2
+        size = self.step_size * schedule.sigma(s) ** 2
         score = score_fn(denoiser, schedule)
         return langevin(key, lambda x: score(x, s), x, step_size=0.5 * size, num_steps=self.num_steps), carry
 
@@ -241,6 +239,8 @@ class AnnealedLangevin(Stepper):
 def _unknowns(denoiser: Denoiser, schedule: Schedule, x: Array, t: Array) -> tuple[Array, Array]:
     """(D, eps) at x."""
     data = denoiser(x, t)
+    if data.shape != x.shape:
+        raise ValueError(f"the denoiser must return the shape of its input, {x.shape}, got {data.shape}")
     return data, (x - schedule.alpha(t) * data) / schedule.sigma(t)
 
 
