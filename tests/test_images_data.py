@@ -67,7 +67,7 @@ def small(name):
     files, truth = cifar_files() if name == "cifar10" else idx_files(name)
     if name == "cifar10":
         return files, {"cifar-10-binary.tar.gz": tar({"../../outside": b"x", "/etc/absolute": b"x"} | files)}, truth
-    return files, {f"{file}.gz": gzip.compress(content) for file, content in files.items()}, truth
+    return files, {f"{file}.gz": gzip.compress(content, mtime=0) for file, content in files.items()}, truth
 
 
 def write(folder, files):
@@ -169,7 +169,7 @@ def test_other_bytes(folder, name, packed):
         other = (
             {"cifar-10-binary.tar.gz": tar(other)}
             if name == "cifar10"
-            else {f"{f}.gz": gzip.compress(c) for f, c in other.items()}
+            else {f"{f}.gz": gzip.compress(c, mtime=0) for f, c in other.items()}
         )
     write(folder, other)
     fix = rf"remove it and fetch it again with genmod.data.images.download\('{name}'\)"
@@ -230,7 +230,11 @@ def test_idx(tmp_path, name, shape):
     x = (RNG.normal(size=shape) * 50).astype(name)
     write(
         tmp_path,
-        {"plain": idx(x), "packed": gzip.compress(idx(x)), "split": gzip.compress(idx(x)[:7]) + gzip.compress(idx(x)[7:])},
+        {
+            "plain": idx(x),
+            "packed": gzip.compress(idx(x), mtime=0),
+            "split": gzip.compress(idx(x)[:7], mtime=0) + gzip.compress(idx(x)[7:], mtime=0),
+        },
     )
     for path in ("plain", "packed", "split"):
         got = images.read_idx(str(tmp_path / path))
@@ -259,10 +263,10 @@ GOOD = idx(np.arange(12, dtype=np.uint8).reshape(3, 4))
         (GOOD[:-1], r"has 23 bytes, but its header, of shape \(3, 4\), wants 24"),
         (GOOD + b"\0", "has 25 bytes, but its header"),
         (b"\0\0\x0e\x04" + b"\xff" * 16, r"has 20 bytes, .*wants \d{30}"),
-        (gzip.compress(GOOD)[:-9], "is damaged gzip .*: fetch it again"),
-        (gzip.compress(GOOD)[:-8] + bytes(8), "is damaged gzip"),
-        (gzip.compress(GOOD)[:12] + b"\xff" * 20, "is damaged gzip"),
-        (gzip.compress(GOOD) + b"tail", "is damaged gzip"),
+        (gzip.compress(GOOD, mtime=0)[:-9], "is damaged gzip .*: fetch it again"),
+        (gzip.compress(GOOD, mtime=0)[:-8] + bytes(8), "is damaged gzip"),
+        (gzip.compress(GOOD, mtime=0)[:12] + b"\xff" * 20, "is damaged gzip"),
+        (gzip.compress(GOOD, mtime=0) + b"tail", "is damaged gzip"),
         (b"\x1f\x8b", "is damaged gzip"),
     ],
 )
@@ -348,7 +352,10 @@ def test_download_leaves_no_part(folder, mirror):
     publish(root, "mnist")
     package = "train-images-idx3-ubyte.gz"
     whole = (root / package).read_bytes()
-    write(root, {f"short/{package}": whole[:-30], f"wrong/{package}": gzip.compress(b"other"), f"page/{package}": b"<html>"})
+    write(
+        root,
+        {f"short/{package}": whole[:-30], f"wrong/{package}": gzip.compress(b"other", mtime=0), f"page/{package}": b"<html>"},
+    )
     for where in ("short", "wrong", "page"):
         with pytest.raises(
             ValueError, match=rf"{url}/{where}/{package} is not what was published, and is not kept: name another"
