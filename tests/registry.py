@@ -37,6 +37,7 @@ from genmod.bijectors import (
     Permutation,
     Planar,
     Power,
+    ProbabilityFlow,
     Radial,
     RationalQuadraticSpline,
     Repeat,
@@ -57,9 +58,10 @@ from genmod.bijectors import (
 )
 from genmod.bijectors.transformers import soft_bound
 from genmod.densities import from_distrax
-from genmod.models import Pushforward
+from genmod.models import Diffusion, Pushforward
 from genmod.nets import MADE, MLP, GatedAttentionNet, GlowNet, ResNet, VelocityMLP
 from genmod.ode import RK4, Adaptive, FixedSteps
+from genmod.predictors import Learned
 
 
 def in_circle(z: Array) -> Array:
@@ -191,6 +193,12 @@ BIJECTORS: dict[str, Case] = {
     "cnf_fixed_steps": Case(CNF(VELOCITY8, FixedSteps(1_000, RK4())), (2,), slow=True),
     "cnf_adaptive": Case(CNF(VELOCITY8, TO_ROUNDING), (2,), slow=True),
     "cnf_conditional": Case(CNF(VELOCITY8, FixedSteps(1_000, RK4()), **WITH_CONTEXT), (2, 1), slow=True),
+    "probability_flow": Case(
+        ProbabilityFlow(Learned(VELOCITY8, schedules.Cosine(1.0, -1.0)), FixedSteps(2_000, RK4())),
+        (2,),
+        identity=False,
+        slow=True,
+    ),
     # Combinators.
     "invert": Case(Invert(Autoregressive(Affine(), MADE12))),
     "invert_conditional": Case(Invert(Autoregressive(Affine(), MADE12, **WITH_CONTEXT)), slow=True),
@@ -255,6 +263,11 @@ def _falling(t):
 def _growing(t):
     return 0.01 + t**2
 
+
+# The builders of diffusions, small.
+DIFFUSIONS: dict[str, Callable[..., Diffusion]] = {
+    "diffusion": functools.partial(flows.diffusion, hidden_sizes=(8,), integrator=FixedSteps(16)),
+}
 
 SCHEDULES: dict[str, schedules.Schedule] = {
     "variance_preserving": schedules.VariancePreserving(),

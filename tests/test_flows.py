@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from registry import DEQUANTIZERS, FLOWS, IMAGE_FLOWS
+from registry import DEQUANTIZERS, DIFFUSIONS, FLOWS, IMAGE_FLOWS
 
 import genmod as gm
 from genmod import flows
@@ -69,7 +69,7 @@ def mass(log_prob, cell):
 
 
 def test_every_builder_is_in_the_registry():
-    built_here = {getattr(make, "func", make) for make in (FLOWS | IMAGE_FLOWS | DEQUANTIZERS).values()}
+    built_here = {getattr(make, "func", make) for make in (FLOWS | IMAGE_FLOWS | DEQUANTIZERS | DIFFUSIONS).values()}
     public = {
         f
         for n, f in vars(flows).items()
