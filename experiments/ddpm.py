@@ -17,9 +17,9 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 import genmod as gm
+from experiments.image_flow import optimizer
 from genmod.keys import stream
 
 SCHEDULES = {
@@ -109,12 +109,6 @@ def pair(config: Config, data: gm.data.Dataset, part: str, num: int | None = Non
     assert data.labels is not None
     labels = jax.nn.one_hot(getattr(data.labels, part)[:num], 10) if config.class_conditional else None
     return getattr(data, part)[:num], labels
-
-
-@functools.cache  # the same object for equal settings, so that `fit` does not compile again
-def optimizer(learning_rate: float, num_steps: int) -> optax.GradientTransformation:
-    warm_up = min(500, num_steps // 2)
-    return optax.adam(optax.warmup_cosine_decay_schedule(0.0, learning_rate, warm_up, num_steps))
 
 
 def diffusion_of(model: gm.models.Dequantized) -> gm.models.Diffusion:

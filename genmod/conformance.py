@@ -127,12 +127,10 @@ def check_sampler(
         order = math.log(e1 / e2) / math.log(n2 / n1) if e2 > 0 else math.inf
     best = sampler_of(max(num_steps))
     x = run(best, denoiser, keys[1], starts)
-    gauge = np.asarray(finish(denoiser, _gaussian_draws(keys[2], schedule, low, 16)), np.float64)  # for its dtype and shape
     mean, covariance = _moments(schedule, low)
     if denoised:  # D is affine in x
         gain = np.linalg.solve(covariance, _alpha_sigma(schedule, low)[0] * COVARIANCE).T
         mean, covariance = MEAN, gain @ covariance @ gain.T
-    assert x.shape[1:] == gauge.shape[1:]
     return SamplerReport(errors, order, *_judge(x, mean, covariance), _weight_error(run, best, schedule, keys[3], num_draws))
 
 

@@ -114,4 +114,4 @@ class ReverseSDE(Sampler):
             score = convert(schedule, t, x, denoiser(x, t), "x0", "score")
             return schedule.drift(t) * x - schedule.diffusion(t) ** 2 * score
 
-        return self.steps.solve(key, drift, lambda t: schedule.diffusion(t), x, t0=high, t1=low)
+        return self.steps.solve(key, drift, schedule.diffusion, x, t0=high, t1=low)
