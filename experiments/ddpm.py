@@ -49,6 +49,8 @@ class Config:
     half_precision: bool = False
     """bfloat16 in the network (for GPUs)."""
     num_sampling_steps: int = 50
+    num_samples: int = 500
+    """Samples of which the distance from data is taken, for each sampler."""
     num_test: int = 200
     """Test images that are scored (the flow costs some hundred passes of the network for each)."""
     num_times: int = 64
@@ -161,7 +163,7 @@ def likelihood_row(config: Config, metrics: dict[str, Any]) -> dict[str, Any]:
 
 def samplers(config: Config, run: gm.run.Run, model, params, data: gm.data.Dataset, key) -> list[dict[str, Any]]:
     """Sliced W2 between samples and validation images, by sampler and evaluations of the network; what training images have."""
-    num = min(500, len(data.validation), len(data.train))
+    num = min(config.num_samples, len(data.validation), len(data.train))
     images, labels = pair(config, data, "validation", num)
     reference = np.asarray(model.dequantize(images)).reshape(num, -1)
 
@@ -259,5 +261,5 @@ def inpainted(model, params, x, labels, key) -> list[tuple[str, Any]]:
 
 
 if __name__ == "__main__":
-    quick = {"num_steps": 400, "hidden_channels": 16, "num_test": 20, "num_times": 16}
+    quick = {"num_steps": 400, "hidden_channels": 16, "num_test": 20, "num_times": 16, "num_samples": 100}
     gm.run.main(experiment, Config, quick=quick)

@@ -4,8 +4,8 @@ python -m experiments.score_sde                            two moons of noise 0.
 python -m experiments.score_sde --data eight_gaussians     another set in the plane with an exact density
 
 For each schedule one network is trained by denoising. Reported: the exact test NLL by the probability flow beside the entropy of
-the data, the variational bound, and the Wasserstein distance W2 of samples by several samplers beside that of a fresh sample of
-the data. Figures: forward and reverse paths, samples, densities.
+the data, the variational bound, the Wasserstein distance W2 of samples by several samplers beside that of a fresh sample of the
+data, and the weights of the modes. Figures: forward and reverse paths, samples, densities.
 """
 
 import dataclasses
@@ -35,6 +35,23 @@ SAMPLERS = {
 }
 
 
+def nearest_moon(x: np.ndarray) -> np.ndarray:
+    return np.abs(np.hypot(x[:, 0] - 1, x[:, 1] - 0.5) - 1) < np.abs(np.hypot(x[:, 0], x[:, 1]) - 1)
+
+
+def nearest_of_eight(x: np.ndarray) -> np.ndarray:
+    return np.round(np.arctan2(x[:, 1], x[:, 0]) / (np.pi / 4)) % 8
+
+
+def dark_square(x: np.ndarray) -> np.ndarray:
+    """Four columns, each of one dark square below and one above zero."""
+    return 2 * (np.clip(np.floor(x[:, 0] / 2), -2, 1) + 2) + (x[:, 1] > 0)
+
+
+MODES = {"moons": (nearest_moon, 2), "eight_gaussians": (nearest_of_eight, 8), "checkerboard": (dark_square, 8)}
+"""Which of so many equally likely modes a point belongs to."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Config:
     data: str = "moons"
@@ -61,7 +78,7 @@ def experiment(config: Config, run: gm.run.Run) -> dict[str, Any]:
     test = data.sample(stream(key, "test"), config.num_test)
     floor = w2(data.sample(stream(key, "one"), config.num_samples), data.sample(stream(key, "other"), config.num_samples))
     metrics: dict[str, Any] = {"model": "score_sde", "data": data.name, "limit_nats": data.entropy, "w2_floor": floor}
-    rows, distances = [], [{"sampler": "fresh data", **dict.fromkeys(config.schedules, f"{floor:.4f}")}]
+    rows, weights, distances = [], [], [{"sampler": "fresh data", **dict.fromkeys(config.schedules, f"{floor:.4f}")}]
     distances += [{"sampler": name} for name in SAMPLERS]
     for name in config.schedules:
         model = build(config, name)
@@ -104,13 +121,28 @@ def experiment(config: Config, run: gm.run.Run) -> dict[str, Any]:
             fresh = data.sample(stream(key, "one"), config.num_samples)
             metrics[f"{name}_w2_{label}"] = w2(drawn[label], fresh)
             row[name] = f"{metrics[f'{name}_w2_{label}']:.4f}"
+        if config.data in MODES:
+            weights += [{"schedule": name, "samples": label} | shares(config.data, x) for label, x in drawn.items()]
+            metrics[f"{name}_mode_chi2"] = max(row["chi^2 / (modes - 1)"] for row in weights if row["schedule"] == name)
         draw(run, name, data, model, fit, test, drawn["reverse SDE, 500"], stream(key, "draw"))
     first = config.schedules[0]
     metrics |= {k: metrics[f"{first}_{k}"] for k in ("num_params", "nll_nats", "nll_nats_sem", "gap_nats", "gap_nats_sem")}
-    for title, table in (("likelihoods", rows), ("distances", distances)):
+    for title, table in (("likelihoods", rows), ("distances", distances), ("modes", weights)):
+        if not table:
+            continue
         print(f"\n{gm.run.table(table)}")
         (run.folder / f"{title}.txt").write_text(gm.run.table(table) + "\n")
     return metrics
+
+
+def shares(data: str, x: jax.Array) -> dict[str, float]:
+    """How often the modes occur among draws, and chi^2 of their counts over its degrees of freedom: about 1 for right weights."""
+    label, num = MODES[data]
+    counts = np.bincount(label(np.asarray(x)).astype(int), minlength=num)
+    expected = len(x) / num
+    chi2 = ((counts - expected) ** 2 / expected).sum() / (num - 1)
+    rarest, most = (float(share) for share in (counts.min() / len(x), counts.max() / len(x)))
+    return {"modes": num, "rarest": round(rarest, 4), "most frequent": round(most, 4), "chi^2 / (modes - 1)": round(float(chi2), 2)}
 
 
 def load(config: Config, key: jax.Array) -> gm.data.Dataset:

@@ -1,4 +1,4 @@
-"""Benchmark of continuous flows and flow matching: time, compilation, memory and accuracy of genmod beside its peers.
+"""Benchmark of continuous flows, flow matching and diffusions: time, compilation, memory and accuracy of genmod beside its peers.
 
     python -m experiments.benchmarks.dynamics [--quick] [--libraries genmod torchdiffeq ...]
         [--cells cnf-exact fm-2 ...] [--out DIR]
@@ -8,6 +8,8 @@ cnf-exact, cnf-hutchinson: maximum likelihood in D = 2 with a field of 3 x 64 ta
     solver takes; `_adjoint` with the continuous adjoint) and log p of 1,000 points (`log_prob`, `log_prob_fixed`).
 fm-2, fm-64: flow matching with a field of 3 x 256 SiLU. An Adam step on 1,024 points with independent pairs (`train`)
     and with optimal-transport pairs (`train_ot_exact`, `train_ot_sinkhorn`), and 1,000 samples (`sample`, `sample_fixed`).
+dm-64: a diffusion with a denoiser of 3 x 256 SiLU. An Adam step of denoising on 1,024 points (`train`) and 1,000 samples by
+    100 steps of DDIM (`sample`).
 
 All libraries load the same trained weights, kept with reference values in OUT (`peers/dynamics/problems.py`).
 `diffrax_minimal` and `plainjax` are what one would write by hand. How it is timed is said in `turns`; memory is what a
@@ -23,12 +25,13 @@ from experiments.benchmarks import dynamics_report as report, turns
 from experiments.benchmarks.peers.dynamics import base
 from experiments.benchmarks.turns import Worker, WorkerError
 
-LIBRARIES = ("genmod", "torchdiffeq", "torchcfm", "flow_matching", "diffrax_minimal", "plainjax")
+LIBRARIES = ("genmod", "torchdiffeq", "torchcfm", "flow_matching", "azula", "diffrax_minimal", "plainjax")
 CELLS = {
     "cnf-exact": base.Cell("cnf", 2, "exact"),
     "cnf-hutchinson": base.Cell("cnf", 2, "hutchinson"),
     "fm-2": base.Cell("fm", 2),
     "fm-64": base.Cell("fm", 64),
+    "dm-64": base.Cell("dm", 64),
 }
 MEMORY_STEPS = (8, 32, 128)
 WORKER = "experiments.benchmarks.peers.dynamics.worker"
@@ -40,7 +43,7 @@ class Config(turns.Config):
     """What is measured and for how long; `quick` is cnf-exact and fm-2 without memory.
 
     Attributes:
-        steps: training steps before the loss is compared, maximum likelihood and flow matching.
+        steps: training steps before the loss is compared, of maximum likelihood and of regression.
     """
 
     libraries: tuple[str, ...] = LIBRARIES
@@ -70,7 +73,7 @@ def measure_cell(workers: list[Worker], name: str, config: Config) -> dict:
         for op in mine["operations"]:
             try:
                 mine["compile"][op] = worker.ask("first", op=op)
-                mine["accuracy"][op] = worker.ask("accuracy", op=op, num_steps=config.steps[cell.kind == "fm"])
+                mine["accuracy"][op] = worker.ask("accuracy", op=op, num_steps=config.steps[cell.kind != "cnf"])
             except WorkerError as reason:
                 print(f"n/a for {worker.library}, {op}: {reason}", flush=True)
     for op in report.OPERATIONS:

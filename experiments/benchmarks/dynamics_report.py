@@ -1,4 +1,4 @@
-"""The results of the benchmark of continuous flows and flow matching as Markdown tables."""
+"""The results of the benchmark of continuous flows, flow matching and diffusions as Markdown tables."""
 
 from experiments.benchmarks import tables
 from experiments.benchmarks.tables import OURS, compile_seconds, number, table
@@ -30,6 +30,8 @@ GOALS: tuple[tuple[Goal, float], ...] = (
     (("fm-64", "train_ot_sinkhorn", "train_ot_exact", ("torchcfm",)), 2.0),
     (("fm-2", "sample", "sample", ("torchdiffeq", "flow_matching")), 1.9),
     (("fm-64", "sample", "sample", ("torchdiffeq", "flow_matching")), 1.9),
+    (("dm-64", "train", "train", ("azula",)), 1.5),
+    (("dm-64", "sample", "sample", ("azula",)), 2.3),
     *(
         ((cell, op, op, MINIMAL), 1 / 1.1)
         for cell, ops in (
@@ -37,6 +39,7 @@ GOALS: tuple[tuple[Goal, float], ...] = (
             ("cnf-hutchinson", ("train", "train_fixed", "log_prob", "log_prob_fixed")),
             ("fm-2", ("train", "sample", "sample_fixed")),
             ("fm-64", ("train", "sample", "sample_fixed")),
+            ("dm-64", ("train", "sample")),
         )
         for op in ops
     ),
@@ -110,7 +113,7 @@ def markdown(results: dict) -> str:
     """The whole report."""
     cnf, fm = results["steps"]
     parts = [
-        "# Benchmark of continuous flows and flow matching",
+        "# Benchmark of continuous flows, flow matching and diffusions",
         tables.provenance(results),
         "## CPU milliseconds per call (ratio to the fastest peer)",
         tables.times(results, "cpu_ms", OPERATIONS),
@@ -119,7 +122,7 @@ def markdown(results: dict) -> str:
         "## Compilation, CPU seconds",
         _compilation(results),
         "## Accuracy",
-        f"Training: mean loss of the last quarter of {cnf} (cnf) or {fm} (fm) steps from shared initial weights and batches. "
+        f"Training: mean loss of the last quarter of {cnf} (cnf) or {fm} (fm, dm) steps from shared initial weights and batches. "
         "log_prob: max |error| beside float64, in nats (mean error); one probe is unbiased, not exact. "
         "Sampling: max |error| of where shared noise is sent. Solver steps as the library tells.",
         _accuracy(results),

@@ -1,6 +1,12 @@
 """What every library is asked to do, and the problem that all of them are given.
 
 The field is v(t, x) = MLP([x, t]) with noise at t = 0 and data at t = 1, dx/dt = v. All libraries load the same weights.
+The denoiser of a diffusion, with data at t = 0 and noise at t = 1, is
+
+    D(t, x) = (alpha x + sigma sqrt(alpha^2 + sigma^2) F) / (alpha^2 + sigma^2),  F = MLP([x / sqrt(alpha^2 + sigma^2), log(sigma / alpha)])
+    alpha = exp(t^2 log ALPHA_MIN),  sigma = sqrt(1 - alpha^2 + SIGMA_MIN^2)
+
+It is trained on E (alpha^2 + sigma^2) / sigma^2 |D - x|^2, t uniform, and sampled by DDIM in NUM_DDIM_STEPS equal steps of t.
 An adapter is a module of this package, named like its library or with DISTRIBUTION, with `build(cell, problem) -> Dynamics` and,
 where it can say so, `memory(problem, num_steps) -> {kind: bytes}` that a training step keeps for the backward pass.
 It raises `Unsupported` for a cell that the library does not offer.
@@ -16,13 +22,15 @@ LEARNING_RATE = 1e-3
 TOLERANCE = 1e-5
 NUM_POINTS = 1_000
 NUM_BATCHES = 16
+ALPHA_MIN = SIGMA_MIN = 1e-3
+NUM_DDIM_STEPS = 100
 
 Weights = list[tuple[np.ndarray, np.ndarray]]
 
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
-    """One problem: maximum likelihood ("cnf") with a divergence, or flow matching ("fm"), in D dimensions."""
+    """One problem: maximum likelihood ("cnf") with a divergence, flow matching ("fm"), or a diffusion ("dm"), in D dimensions."""
 
     kind: str
     dim: int
@@ -55,8 +63,8 @@ class Problem:
         batches: training data, (NUM_BATCHES, batch_size, D).
         x, z: held-out data and noise, (NUM_POINTS, D).
         log_prob: log p(x) in nats and float64, solved to 1e-9 with the exact trace; D = 2 maximum likelihood only.
-        pushed: where the trained flow sends z, solved to 1e-9 in float64.
-        num_steps: steps that dopri5 needs at TOLERANCE in training, log_prob and sampling; what fixed steps use.
+        pushed: where the trained flow sends z in float64, solved to 1e-9; of a diffusion, by the steps of DDIM.
+        num_steps: steps that dopri5 needs at TOLERANCE in training, log_prob and sampling; what fixed steps use; those of DDIM.
     """
 
     initial: Weights

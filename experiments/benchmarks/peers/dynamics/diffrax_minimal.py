@@ -18,6 +18,7 @@ from experiments.benchmarks.peers.dynamics.jax_dynamics import (
     temp_bytes,
     with_divergence,
 )
+from experiments.benchmarks.peers.serve import Unsupported
 
 DISTRIBUTION = "diffrax"
 MAX_STEPS = 256
@@ -84,6 +85,8 @@ def build(cell: base.Cell, problem: base.Problem) -> JaxDynamics:
             log_probs={"log_prob": jax.jit(lambda params, x, key: log_prob(params, x, key)[0])},
             counts={"log_prob": lambda params, x: log_prob(params, x, jax.random.key(0))[1]},
         )
+    if cell.kind == "dm":
+        raise Unsupported("a diffusion by hand is plainjax's")
     push = push_fn(cell)
 
     def sample(params: list, key: jax.Array, num: int) -> jax.Array:

@@ -6,12 +6,15 @@ from flow_matching.solver import ODESolver
 
 from experiments.benchmarks.peers.dynamics import base
 from experiments.benchmarks.peers.dynamics.torch_dynamics import Field, TorchDynamics, normal_log_prob
+from experiments.benchmarks.peers.serve import Unsupported
 
 SOLVER = {"step_size": None, "method": "dopri5", "rtol": base.TOLERANCE, "atol": base.TOLERANCE}
 
 
 def build(cell: base.Cell, problem: base.Problem) -> TorchDynamics:
     """The model. `compute_likelihood` detaches its gradients, so it cannot train by maximum likelihood."""
+    if cell.kind == "dm":
+        raise Unsupported("flow_matching has no diffusions")
     torch.manual_seed(0)
     field, path = Field(cell, problem.trained), CondOTProbPath()
     solver = ODESolver(velocity_model=lambda x, t: field(t, x))

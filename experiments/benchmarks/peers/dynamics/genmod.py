@@ -12,7 +12,7 @@ import optax
 
 import genmod as gm
 from experiments.benchmarks.peers.dynamics import base
-from experiments.benchmarks.peers.dynamics.jax_dynamics import JaxDynamics, temp_bytes
+from experiments.benchmarks.peers.dynamics.jax_dynamics import JaxDynamics, levels, temp_bytes
 
 ADAPTIVE = gm.ode.Adaptive(rtol=base.TOLERANCE, atol=base.TOLERANCE)
 ADJOINT = gm.ode.Adaptive(rtol=base.TOLERANCE, atol=base.TOLERANCE, adjoint=diffrax.BacksolveAdjoint())
@@ -41,8 +41,28 @@ def _flow_matching(cell: base.Cell, coupling: Any, integrator: Any = ADAPTIVE) -
     )
 
 
+def _alpha(t: jax.Array) -> jax.Array:
+    return levels(t)[0]
+
+
+def _sigma(t: jax.Array) -> jax.Array:
+    return levels(t)[1]
+
+
+def _diffusion(cell: base.Cell, num_steps: int) -> Any:
+    return gm.flows.diffusion(
+        event_shape=(cell.dim,),
+        schedule=gm.schedules.Custom(_alpha, _sigma),
+        kind="edm",
+        network=gm.nets.VelocityMLP(cell.hidden_sizes, jax.nn.silu),
+        weighting=gm.losses.EDMWeighting(),
+        sampler=gm.samplers.Steps(gm.samplers.DDIM(), gm.samplers.Uniform(num_steps), denoise=False),
+        scaling=None,
+    )
+
+
 def _step(model: Any, scale: float = 1.0) -> tuple[Callable, Callable]:
-    """The library's training step as (init, step). `scale` makes the loss comparable: flow matching here sums over the event."""
+    """The library's training step as (init, step). `scale` makes the loss comparable: regressions here sum over the event."""
     gradient = gm.GradientStep(gm.step.ModelLoss(model), optax.adam(base.LEARNING_RATE))
 
     def step(state: Any, key: jax.Array, batch: jax.Array) -> tuple[Any, jax.Array]:
@@ -52,13 +72,14 @@ def _step(model: Any, scale: float = 1.0) -> tuple[Callable, Callable]:
     return gradient.init, step
 
 
-def _loader(model: Any, problem: base.Problem) -> Callable[[base.Weights], Any]:
-    """Weights -> params. Every layer of the library's field reads the time, those but the first with weight zero here."""
+def _loader(model: Any, problem: base.Problem, time_unit: float = 1.0) -> Callable[[base.Weights], Any]:
+    """Weights -> params. Every layer of the library's field reads the time, in units of `time_unit`, those but the first with
+    weight zero here."""
     like = model.init(jax.random.key(0), problem.batches[0])
 
     def load(weights: base.Weights) -> Any:
         (first, _), *_ = weights
-        arrays = {("layer_0", "kernel"): first[:-1], ("layer_0_shift", "kernel"): first[-1:]}
+        arrays = {("layer_0", "kernel"): first[:-1], ("layer_0_shift", "kernel"): time_unit * first[-1:]}
         for i, (w, b) in enumerate(weights):
             name = f"layer_{i}" if i < len(weights) - 1 else "out"
             arrays[name, "bias"] = b
@@ -75,6 +96,14 @@ def _loader(model: Any, problem: base.Problem) -> Callable[[base.Weights], Any]:
         return params
 
     return load
+
+
+def _push_by_steps(model: Any) -> Callable:
+    def push(params: Any, z: jax.Array) -> jax.Array:
+        denoiser = functools.partial(model.denoise, params)
+        return model.sampler(jax.random.key(0), denoiser, model.predictor.schedule, z)
+
+    return jax.jit(jax.vmap(push, (None, 0)))
 
 
 def _push(model: Any) -> Callable:
@@ -110,6 +139,15 @@ def build(cell: base.Cell, problem: base.Problem) -> JaxDynamics:
                 for kind, model in models.items()
             },
             counts={f"log_prob{kind}": _steps_of_log_prob(model) for kind, model in models.items()},
+        )
+    if cell.kind == "dm":
+        model = _diffusion(cell, num_steps["sample"])
+        return JaxDynamics(
+            _loader(model, problem, time_unit=4.0),  # the network here sees log(sigma / alpha) / 4
+            steps={"train": _step(model, 1 / cell.dim)},
+            samples={"sample": lambda params, key, num: model.sample(params, key, (num,))},
+            pushes={"sample": _push_by_steps(model)},
+            counts={"sample": lambda params, z: model.sampler.num_evaluations},
         )
     independent, fixed = gm.transport.Independent(), gm.ode.FixedSteps(num_steps["sample"])
     models = {"": _flow_matching(cell, independent), "_fixed": _flow_matching(cell, independent, fixed)}

@@ -128,6 +128,35 @@ def normal_log_prob(z: jax.Array) -> jax.Array:
     return jax.scipy.stats.norm.logpdf(z).sum(-1)
 
 
+def levels(t: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """(alpha, sigma) of the diffusion, elementwise."""
+    alpha = jnp.exp(jnp.log(base.ALPHA_MIN) * t**2)
+    return alpha, jnp.sqrt(1.0 - alpha**2 + base.SIGMA_MIN**2)
+
+
+def denoiser(network: Callable) -> Callable:
+    """(params, t, x) -> E[x_0 | x_t = x] on a batch, t scalar or (N, 1); `network(params, c, x)` as `field` makes it."""
+
+    def denoise(params: list, t: jax.Array, x: jax.Array) -> jax.Array:
+        alpha, sigma = levels(t)
+        scale = jnp.sqrt(alpha**2 + sigma**2)
+        return alpha / scale**2 * x + sigma / scale * network(params, jnp.log(sigma / alpha), x / scale)
+
+    return denoise
+
+
+def denoising_loss(denoise: Callable) -> Callable:
+    """Regression of the data at random noise levels, weighted by (alpha^2 + sigma^2) / sigma^2."""
+
+    def loss(params: list, key: jax.Array, x: jax.Array) -> jax.Array:
+        key_eps, key_t = jax.random.split(key)
+        eps, t = jax.random.normal(key_eps, x.shape), jax.random.uniform(key_t, (x.shape[0], 1))
+        alpha, sigma = levels(t)
+        return jnp.mean((1.0 + (alpha / sigma) ** 2) * (denoise(params, t, alpha * x + sigma * eps) - x) ** 2)
+
+    return loss
+
+
 def flow_matching_loss(velocity: Callable) -> Callable:
     """I-CFM with x_t = (1 - t) z + t x; batches couple independently."""
 

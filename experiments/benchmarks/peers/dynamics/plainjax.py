@@ -1,4 +1,4 @@
-"""JAX by hand without a solver library: as many fixed dopri5 steps as the adaptive solver took, a checkpoint per step."""
+"""JAX by hand without a solver library: as many fixed dopri5 steps as the adaptive solver took, a checkpoint per step; DDIM."""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,8 +10,11 @@ from experiments.benchmarks.peers.dynamics import base
 from experiments.benchmarks.peers.dynamics.jax_dynamics import (
     JaxDynamics,
     adam,
+    denoiser,
+    denoising_loss,
     field,
     flow_matching_loss,
+    levels,
     load,
     normal_log_prob,
     temp_bytes,
@@ -67,9 +70,21 @@ def nll(cell: base.Cell, num_steps: int, remat: bool = True) -> Callable:
     return lambda params, key, x: -log_prob(params, x, key).mean()
 
 
+def ddim(denoise: Callable, x: jax.Array, num_steps: int) -> jax.Array:
+    """From x at t = 1 to t = 0 in equal steps."""
+    times = jnp.linspace(1.0, 0.0, num_steps + 1)
+
+    def step(x: jax.Array, pair: tuple) -> tuple[jax.Array, None]:
+        (alpha, sigma), (alpha_next, sigma_next) = levels(pair[0]), levels(pair[1])
+        data = denoise(pair[0], x)
+        return alpha_next * data + sigma_next / sigma * (x - alpha * data), None
+
+    return jax.lax.scan(step, x, (times[:-1], times[1:]))[0]
+
+
 def build(cell: base.Cell, problem: base.Problem) -> JaxDynamics:
     """The model."""
-    num_steps, velocity = problem.num_steps, field(cell.activation)
+    num_steps, network = problem.num_steps, field(cell.activation)
     if cell.kind == "cnf":
         return JaxDynamics(
             load,
@@ -77,19 +92,23 @@ def build(cell: base.Cell, problem: base.Problem) -> JaxDynamics:
             log_probs={"log_prob_fixed": jax.jit(log_prob_fn(cell, num_steps["log_prob"]))},
             counts={"log_prob_fixed": lambda params, x: num_steps["log_prob"]},
         )
+    denoise = denoiser(network)
+    loss, op = (flow_matching_loss(network), "sample_fixed") if cell.kind == "fm" else (denoising_loss(denoise), "sample")
 
     def push(params: list, z: jax.Array) -> jax.Array:
-        return solve(lambda t, x: velocity(params, t, x), z, 0.0, 1.0, num_steps["sample"])
+        if cell.kind == "fm":
+            return solve(lambda t, x: network(params, t, x), z, 0.0, 1.0, num_steps["sample"])
+        return ddim(lambda t, x: denoise(params, t, x), z, num_steps["sample"])
 
     def sample(params: list, key: jax.Array, num: int) -> jax.Array:
         return push(params, jax.random.normal(key, (num, cell.dim)))
 
     return JaxDynamics(
         load,
-        steps={"train": adam(flow_matching_loss(velocity))},
-        samples={"sample_fixed": jax.jit(sample, static_argnums=2)},
-        pushes={"sample_fixed": jax.jit(push)},
-        counts={"sample_fixed": lambda params, z: num_steps["sample"]},
+        steps={"train": adam(loss)},
+        samples={op: jax.jit(sample, static_argnums=2)},
+        pushes={op: jax.jit(push)},
+        counts={op: lambda params, z: num_steps["sample"]},
     )
 
 

@@ -3,7 +3,7 @@
     python -m experiments.benchmarks.peers.dynamics.problems KIND DIM PATH
 
 The weights are trained by Diffrax from a fixed seed, so that the solver has something to do; the reference values are
-those of SciPy's DOP853 in float64.
+those of SciPy's DOP853 in float64, and of DDIM written out in NumPy.
 """
 
 import itertools
@@ -18,9 +18,9 @@ from scipy.integrate import solve_ivp
 
 from experiments.benchmarks.peers.base import moons
 from experiments.benchmarks.peers.dynamics import base, diffrax_minimal
-from experiments.benchmarks.peers.dynamics.jax_dynamics import adam, field, flow_matching_loss, load
+from experiments.benchmarks.peers.dynamics.jax_dynamics import adam, denoiser, denoising_loss, field, flow_matching_loss, load
 
-NUM_TRAINING_STEPS = {"cnf": 400, "fm": 2_000}
+NUM_TRAINING_STEPS = {"cnf": 400, "fm": 2_000, "dm": 2_000}
 
 
 def initial_weights(cell: base.Cell, rng: np.random.Generator) -> base.Weights:
@@ -32,7 +32,12 @@ def initial_weights(cell: base.Cell, rng: np.random.Generator) -> base.Weights:
 
 def train(cell: base.Cell, weights: base.Weights) -> base.Weights:
     """Adam on fresh batches of the moons."""
-    loss = diffrax_minimal.nll(cell) if cell.kind == "cnf" else flow_matching_loss(field(cell.activation))
+    network = field(cell.activation)
+    loss = {
+        "cnf": lambda: diffrax_minimal.nll(cell),
+        "fm": lambda: flow_matching_loss(network),
+        "dm": lambda: denoising_loss(denoiser(network)),
+    }[cell.kind]()
     init, step = adam(loss)
     state, step, num = init(load(weights)), jax.jit(step), NUM_TRAINING_STEPS[cell.kind]
     data = moons(4, num * cell.batch_size, cell.dim).reshape(num, cell.batch_size, cell.dim)
@@ -41,9 +46,38 @@ def train(cell: base.Cell, weights: base.Weights) -> base.Weights:
     return [(np.asarray(w), np.asarray(b)) for w, b in state[0]]
 
 
+def double(weights: base.Weights) -> base.Weights:
+    """In float64."""
+    return [(w.astype(np.float64), b.astype(np.float64)) for w, b in weights]
+
+
+def silu_network(layers: base.Weights, t: float, x: np.ndarray) -> np.ndarray:
+    """The field, (N, D) -> (N, D)."""
+    h = np.concatenate([x, np.full((len(x), 1), t)], axis=1)
+    for w, b in layers[:-1]:
+        h = h @ w + b
+        h = h / (1.0 + np.exp(-h))
+    w, b = layers[-1]
+    return h @ w + b
+
+
+def ddim(weights: base.Weights, z: np.ndarray) -> np.ndarray:
+    """Where DDIM sends noise."""
+    layers, x = double(weights), z.astype(np.float64)
+    times = np.linspace(1.0, 0.0, base.NUM_DDIM_STEPS + 1)
+    alphas = base.ALPHA_MIN ** (times**2)
+    sigmas = np.sqrt(1.0 - alphas**2 + base.SIGMA_MIN**2)
+    for i in range(base.NUM_DDIM_STEPS):
+        alpha, sigma = alphas[i], sigmas[i]
+        scale = np.hypot(alpha, sigma)
+        data = (alpha * x + sigma * scale * silu_network(layers, np.log(sigma / alpha), x / scale)) / scale**2
+        x = alphas[i + 1] * data + sigmas[i + 1] / sigma * (x - alpha * data)
+    return x
+
+
 def reference(cell: base.Cell, weights: base.Weights, x: np.ndarray, t0: float, t1: float) -> tuple[np.ndarray, np.ndarray]:
     """Where x goes and the integral of the divergence on the way (zero for "silu"), in float64."""
-    layers = [(w.astype(np.float64), b.astype(np.float64)) for w, b in weights]
+    layers = double(weights)
     num, dim = x.shape
 
     def tanh_field(t: float, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -56,12 +90,7 @@ def reference(cell: base.Cell, weights: base.Weights, x: np.ndarray, t0: float, 
         return h @ w + b, np.einsum("inj,ij->n", dh @ w, np.eye(dim))
 
     def silu_field(t: float, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        h = np.concatenate([x, np.full((num, 1), t)], axis=1)
-        for w, b in layers[:-1]:
-            h = h @ w + b
-            h = h / (1.0 + np.exp(-h))
-        w, b = layers[-1]
-        return h @ w + b, np.zeros(num)
+        return silu_network(layers, t, x), np.zeros(num)
 
     velocity: Callable = tanh_field if cell.activation == "tanh" else silu_field
 
@@ -81,6 +110,9 @@ def make(cell: base.Cell) -> base.Problem:
     trained = train(cell, initial)
     x, z = moons(2, base.NUM_POINTS, cell.dim), rng.normal(size=(base.NUM_POINTS, cell.dim)).astype(np.float32)
     batches = moons(1, base.NUM_BATCHES * cell.batch_size, cell.dim).reshape(-1, cell.batch_size, cell.dim)
+    if cell.kind == "dm":
+        num_steps = {"sample": base.NUM_DDIM_STEPS}
+        return base.Problem(initial, trained, batches, x, z, np.zeros(0), ddim(trained, z), num_steps)
     params, key = load(trained), jax.random.key(0)
     num_steps, log_prob = {"sample": int(diffrax_minimal.push_fn(cell)(params, z)[1])}, np.zeros(0)
     if cell.kind == "cnf":

@@ -39,6 +39,8 @@ class TorchDynamics:
         losses: op -> batch -> loss.
         log_probs: op -> x -> (N,).
         pushes: op -> z -> x.
+        steps_of_calls: calls of the field -> steps of the solver; by default dopri5's, two calls before the first step, six
+            per step (first same as last).
     """
 
     def __init__(
@@ -48,8 +50,9 @@ class TorchDynamics:
         losses: dict[str, Callable] | None = None,
         log_probs: dict[str, Callable] | None = None,
         pushes: dict[str, Callable] | None = None,
+        steps_of_calls: Callable[[int], int] = lambda calls: (calls - 2) // 6,
     ) -> None:
-        self._dim, self._field = cell.dim, field
+        self._dim, self._field, self._steps_of_calls = cell.dim, field, steps_of_calls
         self._losses, self._log_probs, self._pushes = losses or {}, log_probs or {}, pushes or {}
         self.operations = (*self._losses, *self._log_probs, *self._pushes)
 
@@ -80,10 +83,10 @@ class TorchDynamics:
         return self._pushes[op](z)
 
     def num_steps(self, op: str, x: torch.Tensor) -> int:
-        """From the calls of the field: two before the first step, six per step (first same as last)."""
+        """From the calls of the field."""
         self._field.num_calls = 0
         self.log_prob(op, x) if op in self._log_probs else self.push(op, x)
-        return (self._field.num_calls - 2) // 6
+        return self._steps_of_calls(self._field.num_calls)
 
 
 def normal_log_prob(z: torch.Tensor) -> torch.Tensor:

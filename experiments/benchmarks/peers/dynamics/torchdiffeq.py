@@ -7,6 +7,7 @@ import torchdiffeq
 
 from experiments.benchmarks.peers.dynamics import base
 from experiments.benchmarks.peers.dynamics.torch_dynamics import Field, TorchDynamics, normal_log_prob
+from experiments.benchmarks.peers.serve import Unsupported
 
 SOLVER: dict[str, Any] = {"method": "dopri5", "rtol": base.TOLERANCE, "atol": base.TOLERANCE}
 
@@ -49,6 +50,8 @@ class _Flow:
 
 def build(cell: base.Cell, problem: base.Problem) -> TorchDynamics:
     """The model."""
+    if cell.kind == "dm":
+        raise Unsupported("torchdiffeq has no diffusions")
     torch.manual_seed(0)
     field = Field(cell, problem.trained)
     if cell.kind == "cnf":
