@@ -107,7 +107,7 @@ def report(config: Config, run: gm.run.Run, model: gm.models.Diffusion, fit: gm.
         "annealed Langevin": (annealed, learned),
         "annealed Langevin, exact score": (annealed, exact),
         "Langevin at the lowest level": (plain, learned),
-        "probability flow": (gm.samplers.ProbabilityFlow(), learned),
+        "probability flow": (gm.samplers.ReverseODE(), learned),
     }
     rows, drawn = [], {}
     for name, case in cases.items():

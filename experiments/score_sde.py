@@ -27,7 +27,7 @@ SCHEDULES = {
     "sub_vp": gm.schedules.SubVariancePreserving(),
 }
 SAMPLERS = {
-    "probability flow": gm.samplers.ProbabilityFlow(),
+    "probability flow": gm.samplers.ReverseODE(),
     "Heun, 50": gm.samplers.Steps(gm.samplers.Heun(), gm.samplers.UniformLogSNR(50), denoise=False),
     "DPM-Solver++, 50": gm.samplers.Steps(gm.samplers.DPMSolverPlusPlus(), gm.samplers.UniformLogSNR(50), denoise=False),
     "reverse SDE, 500": gm.samplers.Steps(gm.samplers.EulerMaruyama(), gm.samplers.UniformLogSNR(500), denoise=False),
@@ -141,8 +141,8 @@ def shares(data: str, x: jax.Array) -> dict[str, float]:
     counts = np.bincount(label(np.asarray(x)).astype(int), minlength=num)
     expected = len(x) / num
     chi2 = ((counts - expected) ** 2 / expected).sum() / (num - 1)
-    rarest, most = (float(share) for share in (counts.min() / len(x), counts.max() / len(x)))
-    return {"modes": num, "rarest": round(rarest, 4), "most frequent": round(most, 4), "chi^2 / (modes - 1)": round(float(chi2), 2)}
+    found = {"rarest": counts.min() / len(x), "most frequent": counts.max() / len(x), "chi^2 / (modes - 1)": chi2}
+    return {"modes": num} | {name: float(value) for name, value in found.items()}
 
 
 def load(config: Config, key: jax.Array) -> gm.data.Dataset:

@@ -11,7 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from genmod.base import Array, Key, check_levels, describe
+from genmod.base import Array, Key, describe
+from genmod.checks import check_levels
 from genmod.models.base import Model
 
 # A deep image model passes its initial batch through every layer; vectors cost little, and `Whiten` wants all of them.

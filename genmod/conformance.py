@@ -9,6 +9,7 @@ that nothing is trained. Each check takes any object of the right form, yours or
 """
 
 import functools
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -33,23 +34,35 @@ WEIGHTS, MEANS, VARIANCES = np.array([0.2, 0.5, 0.3]), np.array([[-3.0, 0.0], [2
 class SamplerReport(NamedTuple):
     """What `check_sampler` found.
 
-    errors: largest error of the flow map by number of steps, {} for random samplers. order: observed between the two largest.
+    errors: largest error of the flow map by number of steps, {} for random samplers; orders: observed between each and the one
+    before.
     bias_nats: KL of the sampled Gaussian's moments from the law, less what draws of the law itself would have. bias_sem: its
     standard error under the law. mean_error, covariance_error: largest, in standard errors. weight_error: largest of the
     weights of the mixture's modes, in standard errors.
     """
 
     errors: dict[int, float]
-    order: float
     bias_nats: float
     bias_sem: float
     mean_error: float
     covariance_error: float
     weight_error: float
 
+    @property
+    def orders(self) -> dict[int, float]:
+        pairs = itertools.pairwise(self.errors.items())
+        return {n: math.log(before / error) / math.log(n / m) if error > 0 else math.inf for (m, before), (n, error) in pairs}
+
+    @property
+    def order(self) -> float:
+        """Observed between the two largest numbers of steps; NaN for random samplers."""
+        return self.orders[max(self.errors)] if self.errors else math.nan
+
     def __str__(self) -> str:
-        lines = [f"{n:>6} steps: flow map off by {error:.2e}" for n, error in self.errors.items()]
-        lines += [f"observed order {self.order:.2f}"] if self.errors else []
+        lines = [
+            f"{n:>6} steps: flow map off by {error:.2e}" + (f", order {self.orders[n]:.2f}" if n in self.orders else "")
+            for n, error in self.errors.items()
+        ]
         lines.append(f"bias {self.bias_nats:.1e} +- {self.bias_sem:.1e} nats")
         lines.append(
             f"mean {self.mean_error:.1f}, covariance {self.covariance_error:.1f}, weights {self.weight_error:.1f} sem off"
@@ -121,17 +134,13 @@ def check_sampler(
     if deterministic:
         truth = np.asarray(finish(denoiser, _flow_map(schedule, some)), np.float64)
         errors = {n: float(np.abs(run(sampler_of(n), denoiser, keys[0], some) - truth).max()) for n in sorted(num_steps)}
-    order = float("nan")
-    if errors:
-        (n1, e1), (n2, e2) = list(errors.items())[-2:]
-        order = math.log(e1 / e2) / math.log(n2 / n1) if e2 > 0 else math.inf
     best = sampler_of(max(num_steps))
     x = run(best, denoiser, keys[1], starts)
     mean, covariance = _moments(schedule, low)
     if denoised:  # D is affine in x
         gain = np.linalg.solve(covariance, _alpha_sigma(schedule, low)[0] * COVARIANCE).T
         mean, covariance = MEAN, gain @ covariance @ gain.T
-    return SamplerReport(errors, order, *_judge(x, mean, covariance), _weight_error(run, best, schedule, keys[3], num_draws))
+    return SamplerReport(errors, *_judge(x, mean, covariance), _weight_error(run, best, schedule, keys[3], num_draws))
 
 
 def check_likelihood(

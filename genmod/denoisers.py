@@ -18,6 +18,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from genmod.base import Array
+from genmod.checks import check_count, check_positive
 from genmod.schedules import Kind, Schedule, convert
 
 Denoiser = Callable[[Array, Array], Array]
@@ -70,6 +71,8 @@ def gaussian_mixture(schedule: Schedule, weights: ArrayLike, means: ArrayLike, v
         )
     if not np.isclose(float(weights.sum()), 1.0, atol=1e-4) or not (weights >= 0).all():
         raise ValueError(f"weights must be >= 0 and sum to 1, got {weights}")
+    if not (variances >= 0).all():
+        raise ValueError(f"variances must be >= 0, got {variances}")
     centres = means.reshape(num, -1)
     with np.errstate(divide="ignore"):
         known = centres, np.broadcast_to(variances.reshape(num, -1), centres.shape), np.log(weights)
@@ -92,6 +95,8 @@ def empirical(schedule: Schedule, points: ArrayLike) -> Denoiser:
     What a network that fits its training set perfectly would learn: samples are then training points.
     """
     points = np.asarray(points)
+    if points.ndim < 1 or len(points) == 0:
+        raise ValueError(f"points must be (n,) + event shape, n >= 1, got shape {points.shape}")
     return gaussian_mixture(schedule, np.full(points.shape[0], 1.0 / points.shape[0]), points, np.zeros(points.shape[0]))
 
 
@@ -126,8 +131,8 @@ def posterior(
     `observe = lambda x: mask * x` (with y masked too); any sampler then draws from the posterior. Raises ValueError where y
     has not the shape that `observe` returns, and for noise_std <= 0.
     """
-    if not noise_std > 0:
-        raise ValueError(f"noise_std must be > 0, got {noise_std}")
+    check_positive(noise_std=noise_std)
+    check_count(num_iterations=num_iterations)
 
     def conditional(x, t):
         mean, pull = jax.vjp(lambda x: denoiser(x, t), x)

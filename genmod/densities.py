@@ -17,7 +17,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from genmod.base import Array, Bijector, Description, Key, Likelihood, Params, Shape, check_context, check_positive
+from genmod.base import Array, Bijector, Description, Key, Likelihood, Params, Shape
+from genmod.checks import check_context, check_count
 
 
 class Density(Description, abc.ABC):
@@ -165,7 +166,7 @@ class GaussianMixture(Density):
     def __post_init__(self):
         super().__post_init__()
         _check_vector(self)
-        check_positive(num_components=self.num_components)
+        check_count(num_components=self.num_components)
 
     def init(self, key, dtype=None):
         shape = (self.num_components, *self.event_shape)

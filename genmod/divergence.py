@@ -18,7 +18,8 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from genmod.base import Array, Description, Key, Shape, check_positive
+from genmod.base import Array, Description, Key, Shape
+from genmod.checks import check_count
 
 VectorField = Callable[[Array], Array]
 
@@ -86,7 +87,7 @@ class Hutchinson(DivergenceEstimator):
 
     def __post_init__(self):
         super().__post_init__()
-        check_positive(num_probes=self.num_probes)
+        check_count(num_probes=self.num_probes)
         _check_distribution(self.distribution)
 
     @property
@@ -121,7 +122,7 @@ class HutchPlusPlus(DivergenceEstimator):
 
     def __post_init__(self):
         super().__post_init__()
-        check_positive(rank=self.rank, num_probes=self.num_probes)
+        check_count(rank=self.rank, num_probes=self.num_probes)
         _check_distribution(self.distribution)
 
     @property

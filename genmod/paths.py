@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 
 from genmod.base import Array, Description
+from genmod.checks import check, check_parts, check_positive, check_times
 from genmod.schedules import Schedule
 
 
@@ -36,8 +37,7 @@ class Path(Description, abc.ABC):
 
     def __post_init__(self):
         super().__post_init__()
-        low_high = len(self.times) == 2 and 0 <= self.times[0] < self.times[1] <= 1
-        _check(low_high, f"times must be (low, high) with 0 <= low < high <= 1, got {self.times}")
+        check_times(self.times)
 
     @property
     @abc.abstractmethod
@@ -86,7 +86,7 @@ class OptimalTransport(GaussianPath):
 
     def __post_init__(self):
         super().__post_init__()
-        _check(0 <= self.sigma_min < 1, f"sigma_min must be in [0, 1), got {self.sigma_min}")
+        check(0 <= self.sigma_min < 1, f"sigma_min must be in [0, 1), got {self.sigma_min}")
 
     def mean(self, t, x1):
         return t * x1
@@ -107,8 +107,7 @@ class Scheduled(GaussianPath):
     times: tuple[float, float] | None = None  # type: ignore[assignment]
 
     def __post_init__(self):
-        if not isinstance(self.schedule, Schedule):
-            raise TypeError(f"schedule must be a gm.schedules.Schedule, got {self.schedule!r}")
+        check_parts(self, schedule=Schedule)
         if self.times is None:
             low, high = self.schedule.times
             object.__setattr__(self, "times", (1.0 - high, 1.0 - low))
@@ -155,7 +154,7 @@ class Linear(Path):
 
     def __post_init__(self):
         super().__post_init__()
-        _check(self.sigma >= 0, f"sigma must be >= 0, got {self.sigma}")
+        check(self.sigma >= 0, f"sigma must be >= 0, got {self.sigma}")
 
     @property
     def noisy(self):
@@ -193,7 +192,7 @@ class BrownianBridge(Path):
 
     def __post_init__(self):
         super().__post_init__()
-        _check(self.sigma > 0, f"sigma must be > 0, got {self.sigma}")
+        check_positive(sigma=self.sigma)
 
     @property
     def source_scale(self):
@@ -223,8 +222,3 @@ class CustomInterpolant(Path):
     def interpolate(self, t, x0, x1, noise):
         mean = self.mean_fn(t, x0, x1)
         return mean if self.scale_fn is None else mean + self.scale_fn(t) * noise
-
-
-def _check(condition: bool, message: str) -> None:
-    if not condition:
-        raise ValueError(message)

@@ -17,8 +17,9 @@ import jax.numpy as jnp
 
 from genmod import nets
 from genmod.base import Array, Context, Description, Key, Params, Shape
+from genmod.checks import check_parts, check_positive
 from genmod.denoisers import Denoiser
-from genmod.schedules import KINDS, Kind, Schedule, VariancePreserving, convert
+from genmod.schedules import Kind, Schedule, VariancePreserving, check_kinds, convert
 
 
 class Predictor(Description, abc.ABC):
@@ -75,12 +76,9 @@ class Learned(Predictor):
 
     def __post_init__(self):
         super().__post_init__()
-        if not isinstance(self.schedule, Schedule):
-            raise TypeError(f"schedule must be a gm.schedules.Schedule, got {self.schedule!r}")
-        if self.kind not in KINDS:
-            raise ValueError(f"kind must be one of {', '.join(map(repr, KINDS))}, got {self.kind!r}")
-        if not self.data_scale > 0:
-            raise ValueError(f"data_scale must be > 0, got {self.data_scale}")
+        check_parts(self, schedule=Schedule)
+        check_kinds(kind=self.kind)
+        check_positive(data_scale=self.data_scale)
         with jax.ensure_compile_time_eval():
             ends = self.schedule.log_snr(jnp.asarray(self.schedule.times))
             if not jnp.isfinite(ends).all():
@@ -116,6 +114,12 @@ class Known(Predictor):
 
     denoiser_of: Callable[[Schedule], Denoiser]
     schedule: Schedule = VariancePreserving()
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_parts(self, schedule=Schedule)
+        if not callable(self.denoiser_of):
+            raise TypeError(f"denoiser_of must be a function of the schedule, got {self.denoiser_of!r}")
 
     def init(self, key, x, context=None):
         return {}

@@ -17,8 +17,9 @@ import numpy as np
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from genmod.base import FAILED, Array, Description, Key, Params, check_positive, describe
+from genmod.base import FAILED, Array, Description, Key, Params, describe
 from genmod.batches import EpochSampler, Source, checked_pair, fingerprint
+from genmod.checks import check_count
 from genmod.keys import check_key, stream
 from genmod.models.base import Model
 from genmod.recorder import Recorder
@@ -103,7 +104,7 @@ def fit(
     FloatingPointError, naming the step, when the loss or its gradient stops being finite (the state before that step is
     in the checkpoint).
     """
-    check_positive(num_steps=num_steps, batch_size=batch_size, validate_every=validate_every, checkpoint_every=checkpoint_every)
+    check_count(num_steps=num_steps, batch_size=batch_size, validate_every=validate_every, checkpoint_every=checkpoint_every)
     check_key(key)
     source = Source.of(model, data, batch_size)
     held_out = None if validation is None else checked_pair("validation", validation, model)

@@ -25,7 +25,8 @@ from jax.core import Tracer
 from jax.typing import ArrayLike
 from scipy.optimize import linear_sum_assignment
 
-from genmod.base import Array, Context, Description, Key, check_event, check_positive
+from genmod.base import Array, Context, Description, Key
+from genmod.checks import check_count, check_event
 from genmod.keys import check_key
 
 _HIGHEST = jax.lax.Precision.HIGHEST  # else a GPU multiplies float32 with 10 bits
@@ -170,7 +171,7 @@ def _sinkhorn(cost: Array, epsilon: ArrayLike, num_iters: int) -> Array:
 def _check_sinkhorn(epsilon: float, num_iters: int) -> None:
     if not 0 < epsilon < math.inf:
         raise ValueError(f"epsilon must be positive and finite, a fraction of the mean cost, got {epsilon!r}")
-    check_positive(num_iters=num_iters)
+    check_count(num_iters=num_iters)
 
 
 def _draw_rows(log_plan: Array, key: Key) -> Array:

@@ -298,7 +298,7 @@ def test_parametrised_datasets():
         (lambda: data.two_moons(0, 10), TypeError, r"key must be a typed key, jax.random.key\(seed\), got int"),
         (lambda: data.two_moons(KEY, 0), ValueError, "n must be at least 1, but it is 0"),
         (lambda: data.two_moons(KEY, 2.5), TypeError, "n must be an integer, but it is 2.5"),
-        (lambda: data.two_moons(KEY, 5, noise=0.0), ValueError, "noise must be finite and above 0, but it is 0.0"),
+        (lambda: data.two_moons(KEY, 5, noise=0.0), ValueError, "noise must be > 0 and finite, got 0.0"),
         (
             lambda: data.TwoMoons().log_prob(jnp.ones(3)),
             ValueError,
@@ -309,7 +309,7 @@ def test_parametrised_datasets():
         (lambda: data.TwoMoons(1e-4).entropy(), ValueError, "use a larger noise"),
         (lambda: data.TwoBumps((0.5, 0.6)), ValueError, r"weights must be >= 0 and add up to 1, but are \(0.5, 0.6\)"),
         (lambda: data.TwoBumps((1.0,)), ValueError, "have 1, 2 and 2: give them the same length"),
-        (lambda: data.TwoBumps(sds=(1, -1)), ValueError, "sds must be finite and above 0"),
+        (lambda: data.TwoBumps(sds=(1, -1)), ValueError, "sds must be > 0"),
         (lambda: data.Rings(radii=()), ValueError, "radii is empty"),
         (lambda: data.Pinwheel(radial_sd=2.0), ValueError, "winds so far"),
     ],

@@ -22,7 +22,7 @@ by_file = pytest.mark.parametrize("name", FILES)
 
 # Folder or file below genmod -> layer; a module imports its own layer's folder and lower layers only.
 LAYERS = {
-    **dict.fromkeys(("base", "types", "keys"), 0),
+    **dict.fromkeys(("base", "checks", "keys"), 0),
     **dict.fromkeys(("nets", "ode", "divergence", "densities", "data", "metrics", "transport"), 1),
     **dict.fromkeys(("schedules", "paths", "denoisers", "predictors"), 1),
     **dict.fromkeys(("bijectors", "losses", "samplers", "inference"), 2),
@@ -73,7 +73,7 @@ def test_folders_know_what_they_may(name):
     if part(name) in ("losses", "samplers"):
         assert "models" not in known and "bijectors" not in known
     if part(name) == "data":
-        assert known <= {"data", "base", "keys"}
+        assert known <= {"data", "base", "checks", "keys"}
     if part(name) in ("train", "step", "batches", "recorder", "evaluate", "checkpoint", "run"):
         assert not known & {"flows", "bijectors", "nets", "losses"}
         models = {i for i, _ in imports(FILES[name], name) if i.startswith("genmod.models")}

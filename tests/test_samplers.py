@@ -126,7 +126,7 @@ def test_reverse_sde_has_the_right_law_at_every_time():
     ids=["adaptive", "fixed"],
 )
 def test_probability_flow_is_the_flow_map(integrator, x64):
-    sampler = samplers.ProbabilityFlow(integrator)
+    sampler = samplers.ReverseODE(integrator)
     report = gm.check_sampler(lambda n: sampler, schedules.VariancePreserving(), num_steps=(1, 2), num_draws=256)
     assert report.errors[1] < 1e-5
 
@@ -142,7 +142,7 @@ def test_reverse_sde_by_diffrax(solver):
     check(report)
 
 
-@pytest.mark.parametrize("sampler", [samplers.ProbabilityFlow(), samplers.Steps(samplers.DDIM(), samplers.UniformLogSNR(64))])
+@pytest.mark.parametrize("sampler", [samplers.ReverseODE(), samplers.Steps(samplers.DDIM(), samplers.UniformLogSNR(64))])
 def test_gradients_go_through_samplers(sampler):
     """Of N(m, 1) in m, by a finite difference."""
     schedule, key, x = schedules.VarianceExploding(0.05, 10.0), jax.random.key(0), jnp.array([3.0, -4.0])

@@ -9,7 +9,8 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from genmod.base import Array, Bijector, Context, InfoBijector, Params, add_info, check_positive, vmap_events
+from genmod.base import Array, Bijector, Context, InfoBijector, Params, add_info, vmap_events
+from genmod.checks import check_count
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,7 +117,7 @@ class Repeat(_Wrapper):
 
     def __post_init__(self):
         super().__post_init__()
-        check_positive(num=self.num, unroll=self.unroll)
+        check_count(num=self.num, unroll=self.unroll)
 
     def _init(self, key, x, context):
         if self.bijector.latent_shape(x.shape[1:]) != x.shape[1:]:

@@ -18,11 +18,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from genmod.base import FIXED, Array, Bijector, InfoBijector, Shape, add_info, check_positive
+from genmod.base import FIXED, Array, Bijector, InfoBijector, Shape, add_info
 from genmod.bijectors.combinators import context_for, init_member, inverse_batch
 from genmod.bijectors.coupling import Coupling, space_to_channels
 from genmod.bijectors.linear import dot
 from genmod.bijectors.transformers import Affine
+from genmod.checks import check_count
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,7 +34,7 @@ class Squeeze(Bijector):
 
     def __post_init__(self):
         super().__post_init__()
-        check_positive(factor=self.factor)
+        check_count(factor=self.factor)
 
     def data_shape(self, latent_shape):
         height, width, channels = _image(self, latent_shape)

@@ -10,7 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from genmod.base import Array, Bijector, check_positive
+from genmod.base import Array, Bijector
+from genmod.checks import check_count
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,7 +92,7 @@ class LowRankAffine(Bijector):
 
     def __post_init__(self):
         super().__post_init__()
-        check_positive(rank=self.rank)
+        check_count(rank=self.rank)
 
     def _init(self, key, x, context):
         dim = vector_dim(self, x)
@@ -173,7 +174,7 @@ class Householder(Bijector):
 
     def __post_init__(self):
         super().__post_init__()
-        check_positive(num_reflections=self.num_reflections)
+        check_count(num_reflections=self.num_reflections)
 
     def _init(self, key, x, context):
         half = jax.random.normal(key, ((self.num_reflections + 1) // 2, vector_dim(self, x)), x.dtype)
@@ -232,7 +233,7 @@ def random_order(dim: int, seed: int = 0) -> tuple[int, ...]:
 
     (A permutation drawn at random from all may leave entries where they are; in a `Repeat` they would stay for ever.)
     """
-    check_positive(dim=dim)
+    check_count(dim=dim)
     cycle = np.random.default_rng(seed).permutation(dim)
     order = np.empty(dim, int)
     order[cycle] = np.roll(cycle, 1)

@@ -12,8 +12,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from genmod.base import Array, check_positive
+from genmod.base import Array
 from genmod.bijectors.transformers import Transformer
+from genmod.checks import check_count
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,7 +57,7 @@ class DeepSigmoidal(Transformer):
 
     def __post_init__(self):
         super().__post_init__()
-        check_positive(num_units=self.num_units, num_layers=self.num_layers)
+        check_count(num_units=self.num_units, num_layers=self.num_layers)
 
     @property
     def num_params(self) -> int:

@@ -18,7 +18,8 @@ import jax
 import jax.numpy as jnp
 
 from genmod import nets
-from genmod.base import Array, Context, InfoBijector, Key, Likelihood, Params, Shape, check_time
+from genmod.base import Array, Context, InfoBijector, Key, Likelihood, Params, Shape
+from genmod.checks import check_parts, check_time
 from genmod.divergence import DivergenceEstimator, Exact
 from genmod.ode import Adaptive, Integrator
 from genmod.predictors import Predictor
@@ -48,9 +49,7 @@ class ContinuousFlow(InfoBijector, abc.ABC):
 
     def __post_init__(self):
         super().__post_init__()
-        for name, kind in (("integrator", Integrator), ("divergence", DivergenceEstimator)):
-            if not isinstance(getattr(self, name), kind):
-                raise TypeError(f"{name} must be a {kind.__name__}, got {getattr(self, name)!r}")
+        check_parts(self, integrator=Integrator, divergence=DivergenceEstimator)
         unknown = set(self.track) - {KINETIC_ENERGY, JACOBIAN_NORM}
         if unknown:
             raise ValueError(f"track must name {KINETIC_ENERGY!r} or {JACOBIAN_NORM!r}, got {sorted(unknown)}")

@@ -11,9 +11,10 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
-from genmod.base import Array, Bijector, Context, Shape, check_positive
+from genmod.base import Array, Bijector, Context, Shape
 from genmod.bijectors.linear import dot, reflect, vector_dim
 from genmod.bijectors.numerical import monotone_root
+from genmod.checks import check_count
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,7 +111,7 @@ class Sylvester(Bijector):
     def __post_init__(self):
         super().__post_init__()
         if self.num_units is not None:
-            check_positive(num_units=self.num_units)
+            check_count(num_units=self.num_units)
         if self.basis not in ("orthogonal", "householder", "triangular"):
             raise ValueError(f"basis must be 'orthogonal', 'householder' or 'triangular', got {self.basis!r}")
         if self.basis == "triangular" and self.num_units is not None:

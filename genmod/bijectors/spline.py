@@ -16,8 +16,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from genmod.base import Array, check_positive
+from genmod.base import Array
 from genmod.bijectors.transformers import Transformer, soft_bound
+from genmod.checks import check_count
 
 # Bins differ by at most a factor exp(2 x 2), knot slopes lie in exp(+-3): measured to fit as well as no bound at all.
 _LOGIT_BOUND, _LOG_SLOPE_BOUND = 2.0, 3.0
@@ -98,7 +99,7 @@ class CircularSpline(Transformer):
 
 
 def _check_spline(num_bins: int, bound: float) -> None:
-    check_positive(num_bins=num_bins)
+    check_count(num_bins=num_bins)
     if not bound > 0:
         raise ValueError(f"bound must be > 0, got {bound}")
 

@@ -94,10 +94,3 @@ def _log_prob(toy: Toy, x: Array) -> Array:
 @functools.lru_cache(maxsize=256)
 def _entropy(toy: Toy) -> float:
     return float(toy.exact_entropy())
-
-
-def check_positive(**values: float) -> None:
-    """Raises ValueError unless every named value is a finite number above zero."""
-    for name, value in values.items():
-        if not (math.isfinite(value) and value > 0):
-            raise ValueError(f"{name} must be finite and above 0, but it is {value}: pass a positive number.")

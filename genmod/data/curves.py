@@ -20,7 +20,8 @@ import numpy as np
 from jax import Array
 from jax.scipy.special import log_ndtr
 
-from genmod.data.base import Toy, check_positive
+from genmod.checks import check_positive
+from genmod.data.base import Toy
 from genmod.data.dataset import Dataset, from_density
 from genmod.data.quadrature import Floats, blurred_points_entropy, grid_entropy, panels, square_grid
 

@@ -19,7 +19,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from genmod.data.base import Toy, check_positive
+from genmod.checks import check_positive
+from genmod.data.base import Toy
 from genmod.data.dataset import Dataset, from_density
 from genmod.data.quadrature import blurred_points_entropy, mixture_entropy
 

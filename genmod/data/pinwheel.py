@@ -24,7 +24,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from genmod.data.base import Toy, check_positive
+from genmod.checks import check_positive
+from genmod.data.base import Toy
 from genmod.data.dataset import Dataset, from_density
 
 _MAX_ROOTS = 512

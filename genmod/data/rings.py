@@ -17,7 +17,8 @@ import numpy as np
 from jax import Array
 from jax.scipy.special import i0e
 
-from genmod.data.base import Toy, check_positive
+from genmod.checks import check_positive
+from genmod.data.base import Toy
 from genmod.data.dataset import Dataset, from_density
 from genmod.data.quadrature import bessel_i0e, entropy_1d, panels
 

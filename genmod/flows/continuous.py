@@ -14,9 +14,10 @@ import jax
 import jax.numpy as jnp
 
 from genmod import nets
-from genmod.base import Array, Shape, check_positive
+from genmod.base import Array, Shape
 from genmod.bijectors import CNF, Chain, Repeat, Standardize
 from genmod.bijectors.ode import JACOBIAN_NORM, KINETIC_ENERGY
+from genmod.checks import check_count
 from genmod.densities import Normal, as_density
 from genmod.divergence import DivergenceEstimator, Exact
 from genmod.models.flow import Flow
@@ -48,7 +49,7 @@ def ffjord(
     `kinetic_energy` and `jacobian_norm` weigh RNODE's regularisers int |v|^2 dt and int |dv/dx|_F^2 dt in the loss (Finlay et
     al. 2020, arXiv:2002.02798); 0.0 reports them without a penalty, None leaves them out.
     """
-    check_positive(num_layers=num_layers)
+    check_count(num_layers=num_layers)
     weights = {KINETIC_ENERGY: kinetic_energy, JACOBIAN_NORM: jacobian_norm}
     penalties = tuple((name, float(weight)) for name, weight in weights.items() if weight is not None)
     field = field or nets.VelocityMLP(tuple(hidden_sizes), activation, conditioning, dtype=dtype)

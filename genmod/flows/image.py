@@ -16,7 +16,7 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 from genmod import nets
-from genmod.base import Bijector, Shape, check_positive
+from genmod.base import Bijector, Shape
 from genmod.bijectors import (
     ActNorm,
     Affine,
@@ -35,6 +35,7 @@ from genmod.bijectors import (
     Squeeze,
     Transformer,
 )
+from genmod.checks import check_count
 from genmod.densities import Normal, as_density
 from genmod.models.flow import Flow
 
@@ -59,10 +60,10 @@ def glow(
     hidden_channels=512. See the module for the arguments.
     """
     shape = _image_shape(event_shape)
-    check_positive(num_layers=num_layers)
+    check_count(num_layers=num_layers)
     halvings = _halvings(shape)
     num_scales = min(3, max(1, halvings)) if num_scales is None else num_scales
-    check_positive(num_scales=num_scales)
+    check_count(num_scales=num_scales)
     network = nets.GlowNet(hidden_channels, dtype=dtype) if conditioner is None else conditioner
     levels = []
     for i in range(num_scales):
@@ -91,9 +92,9 @@ def real_nvp_image(
     is followed by an actnorm in the place of batch normalisation. See the module for the arguments.
     """
     shape = _image_shape(event_shape)
-    check_positive(num_layers=num_layers)
+    check_count(num_layers=num_layers)
     num_scales = min(3, 1 + _halvings(shape, pixels=2)) if num_scales is None else num_scales
-    check_positive(num_scales=num_scales)
+    check_count(num_scales=num_scales)
     network = nets.ResNet(hidden_channels, dtype=dtype) if conditioner is None else conditioner
 
     def checkerboard(i):
@@ -115,7 +116,7 @@ def dequantizer(event_shape: Shape, num_layers: int = 4, *, hidden_channels: int
     Variational dequantisation (Ho et al. 2019, arXiv:1902.00275, sec. 3.1). Height and width must be even.
     """
     shape = _image_shape(event_shape)
-    check_positive(num_layers=num_layers)
+    check_count(num_layers=num_layers)
     network = nets.GlowNet(hidden_channels) if conditioner is None else conditioner
     squeezed = Squeeze().latent_shape(shape)
     step = Chain((Coupling(Affine(), network, squeezed[-1] // 2, shape), Conv1x1()))

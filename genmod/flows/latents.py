@@ -9,8 +9,9 @@ from collections.abc import Sequence
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from genmod.base import Array, Key, Params, Shape, check_positive
+from genmod.base import Array, Key, Params, Shape
 from genmod.bijectors import MultiScale
+from genmod.checks import check_count
 from genmod.keys import check_key
 from genmod.models.flow import Flow
 
@@ -31,7 +32,7 @@ def interpolate(
     or (n,) + context_shape. Raises ValueError for unknown scales, for a flow without scales, and where x_0 and x_1 differ in
     shape.
     """
-    check_positive(num=num)
+    check_count(num=num)
     bijector, scales = _multi_scale(flow, scales)
     if jnp.shape(x_0) != jnp.shape(x_1):
         raise ValueError(f"x_0 and x_1 must have one shape, got {jnp.shape(x_0)} and {jnp.shape(x_1)}")

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import jax
 
 from genmod import nets
-from genmod.base import Array, Bijector, Shape, check_positive
+from genmod.base import Array, Bijector, Shape
 from genmod.bijectors import (
     ActNorm,
     Additive,
@@ -36,6 +36,7 @@ from genmod.bijectors import (
     Whiten,
     random_order,
 )
+from genmod.checks import check_count
 from genmod.densities import as_density
 from genmod.models.flow import Flow
 
@@ -252,7 +253,7 @@ def _flow(
 ) -> Flow:
     """`num_layers` of `layer`, permutations between them if `seed` is given, standardisation at the end."""
     dim = _dim(event_shape)
-    check_positive(num_layers=num_layers)
+    check_count(num_layers=num_layers)
     if seed is not None and dim > 1:
         layer = Chain((layer, Permutation(random_order(dim, seed))))
     layers = Repeat(layer, num_layers, min(unroll, num_layers))

@@ -16,6 +16,7 @@ from genmod.losses.noise_levels import (
     UniformTimes as UniformTimes,
     VWeighting as VWeighting,
     Weighting as Weighting,
+    even_fractions as even_fractions,
 )
 from genmod.losses.score import (
     denoising_score_matching as denoising_score_matching,

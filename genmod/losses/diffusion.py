@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from genmod.base import Array, Key
+from genmod.checks import check_count
 from genmod.losses.noise_levels import Simple, Weighting
 from genmod.metrics import mean_and_sem
 from genmod.schedules import Kind, Schedule, noise_error, target_of
@@ -37,12 +38,15 @@ def denoising(
       predict_fn: (x_t, t) -> predictions of `kind` for the batch, (n,) + event shape and (n,) to (n,) + event shape.
       x0, eps: (n,) + event shape. t: (n,) in `schedule.times`. weights: (n,), of the draws of t (`TimeSampler`); None: 1.
 
-    Returns (loss, {"denoising_error": loss, "denoising_error_sem": its standard error}). Raises ValueError where shapes differ.
+    Returns (loss, {"denoising_error": loss, "denoising_error_sem": its standard error}).
+    Raises ValueError where shapes differ, TypeError for what is not a Weighting.
     """
     if x0.shape != eps.shape or t.shape != x0.shape[:1]:
         raise ValueError(
             f"x0 and eps must have one shape (n,) + event shape and t shape (n,), got {x0.shape}, {eps.shape}, {t.shape}"
         )
+    if not isinstance(weighting, Weighting):
+        raise TypeError(f"weighting must be a Weighting such as losses.Simple(), got {weighting!r}")
     if weights is not None and weights.shape != t.shape:
         raise ValueError(f"weights must have the shape of t, {t.shape}, got {weights.shape}")
     noised = jax.vmap(schedule.perturb)(t, x0, eps)
@@ -89,8 +93,12 @@ def variational_bound(
 
     times: the chain, falling from noise to data (`Grid.times`); None: the limit of infinitely many steps, half the range of
     log-SNR times E|eps - eps^|^2 at `num_times` stratified uniform log-SNRs. DDPM's weight of the eps error in step t,
-    beta_t^2 / (2 sigma_t^2 alpha_t (1 - alpha-bar_t)), is (SNR(s) / SNR(t) - 1) / 2 for its posterior variance.
+    beta_t^2 / (2 sigma_t^2 alpha_t (1 - alpha-bar_t)), is (SNR(s) / SNR(t) - 1) / 2 for its posterior variance. Raises
+    ValueError for times that do not fall and for num_times < 1.
     """
+    check_count(num_times=num_times)
+    if times is not None and not (np.ndim(times) == 1 and len(times) > 1 and (np.diff(times) < 0).all()):
+        raise ValueError(f"times must fall from noise to data, got {times}")
     keys = jax.random.split(key, 3)
     ends = np.asarray(schedule.times if times is None else (times[-1], times[0]))
     low, high = (jnp.asarray(end, x0.dtype) for end in ends)

@@ -11,7 +11,8 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from genmod.base import Array, check_time
+from genmod.base import Array
+from genmod.checks import check_time
 from genmod.metrics import mean_and_sem
 
 

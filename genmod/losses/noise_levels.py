@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from genmod.base import Array, Description, Key
+from genmod.checks import check_positive
 from genmod.schedules import Schedule
 
 
@@ -66,8 +67,7 @@ class MinSNR(Weighting):
 
     def __post_init__(self):
         super().__post_init__()
-        if not self.gamma > 0:
-            raise ValueError(f"gamma must be > 0, got {self.gamma}")
+        check_positive(gamma=self.gamma)
 
     def __call__(self, schedule, t):
         return jnp.minimum(1.0, self.gamma * (schedule.sigma(t) / schedule.alpha(t)) ** 2)
@@ -84,17 +84,16 @@ class EDMWeighting(Weighting):
 
 
 class TimeSampler(Description, abc.ABC):
-    """How the times of a batch are drawn."""
+    """How the times of a batch are drawn: those of `UniformTimes` and `UniformLogSNRTimes` stand for uniform times."""
 
     @abc.abstractmethod
     def __call__(self, key: Key, num: int, schedule: Schedule, dtype: Any = float) -> tuple[Array, Array]:
-        """(t, weight), both (num,): the mean of weight times error over the draws is that over uniform times."""
+        """(t, weight), both (num,): the mean of weight times error is that over the law of times that the sampler stands for."""
 
 
 @dataclasses.dataclass(frozen=True)
 class UniformTimes(TimeSampler):
-    """Uniform in `schedule.times`. One shift of an even grid, unless `independent`: every time is as likely as any other, and
-    the mean over the batch varies less (Kingma et al. 2021, arXiv:2107.00630, app. I.1)."""
+    """Uniform in `schedule.times`, by `even_fractions` unless `independent`."""
 
     independent: bool = False
 
@@ -132,4 +131,10 @@ class LogNormalTimes(TimeSampler):
 def _fractions(key, num, dtype, independent):
     if independent:
         return jax.random.uniform(key, (num,), dtype)
+    return even_fractions(key, num, dtype)
+
+
+def even_fractions(key: Key, num: int, dtype: Any = float) -> Array:
+    """A uniform shift of an even grid on the circle [0, 1): (num,), each uniform, their mean of a function less noisy than
+    that of independent draws (Kingma et al. 2021, arXiv:2107.00630, app. I.1)."""
     return (jax.random.uniform(key, (), dtype) + jnp.arange(num, dtype=dtype) / num) % 1.0

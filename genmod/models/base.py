@@ -14,7 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from genmod.base import Array, Context, Description, Key, Likelihood, Params, Shape, check_context, check_event, vmap_events
+from genmod.base import Array, Context, Description, Key, Likelihood, Params, Shape, vmap_events
+from genmod.checks import check_context, check_event
 from genmod.keys import check_key
 
 

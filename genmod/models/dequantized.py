@@ -16,7 +16,8 @@ import jax
 import jax.numpy as jnp
 
 from genmod import losses
-from genmod.base import Array, Likelihood, check_positive, vmap_events
+from genmod.base import Array, Likelihood, vmap_events
+from genmod.checks import check_count
 from genmod.models.base import Model
 from genmod.models.pushforward import Pushforward
 
@@ -49,7 +50,7 @@ class Dequantized(Model):
 
     def __post_init__(self):
         super().__post_init__()
-        check_positive(num_levels=self.num_levels, num_draws=self.num_draws)
+        check_count(num_levels=self.num_levels, num_draws=self.num_draws)
         if not isinstance(self.model, Model) or self.model.num_levels is not None:
             raise TypeError(f"model must be a Model of real events, got {type(self.model).__name__}")
         if self.model.likelihood > Likelihood.LOWER_BOUND:

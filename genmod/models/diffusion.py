@@ -9,21 +9,24 @@ arXiv:2206.00364.) NCSN, DDPM and the score SDEs are settings of the same parts:
     NCSN            VarianceExploding               eps      Steps(AnnealedLangevin(), ...)     (its score is -eps / sigma)
     DDPM            LinearBetas                     eps      Steps(Ancestral(), Uniform(999))       (its last step: denoise)
     DDIM            any                             any      Steps(DDIM(), ...)
-    score SDE       VariancePreserving, sub-, VE    any      Steps(PredictorCorrector(), ...), ReverseSDE, ProbabilityFlow
+    score SDE       VariancePreserving, sub-, VE    any      Steps(PredictorCorrector(), ...), ReverseSDE, ReverseODE
     EDM             EDM                             edm      Steps(Heun(), EDMGrid(17)), EDMWeighting, LogNormalTimes
 """
 
 import dataclasses
 import functools
-import inspect
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
-from genmod import losses, nets
-from genmod.base import Array, Context, Description, Key, Likelihood, Params, check_positive
+from genmod import denoisers, losses, nets
+from genmod.base import Array, Context, Description, Key, Likelihood, Params
 from genmod.bijectors.combinators import Chain, before_inner, inner_layer, inner_params
 from genmod.bijectors.ode import ProbabilityFlow
+from genmod.checks import check_count, check_event, check_parts
+from genmod.keys import check_key
 from genmod.losses.noise_levels import Simple, TimeSampler, UniformTimes, Weighting
 from genmod.models.base import Model, vmap_blocks
 from genmod.models.pushforward import Pushforward
@@ -44,7 +47,7 @@ class Bound(Description):
 
     def __post_init__(self):
         super().__post_init__()
-        check_positive(num_times=self.num_times)
+        check_count(num_times=self.num_times)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,25 +79,13 @@ class Diffusion(Model):
 
     def __post_init__(self):
         super().__post_init__()
-        kinds = (("flow", Pushforward), ("weighting", Weighting), ("times", TimeSampler), ("sampler", Sampler))
-        for name, kind in kinds:
-            if not isinstance(getattr(self, name), kind):
-                raise TypeError(f"{name} must be a {kind.__name__}, got {getattr(self, name)!r}")
-        if not 0 <= self.context_dropout < 1:
-            raise ValueError(f"context_dropout must be in [0, 1), got {self.context_dropout}")
+        check_parts(self, flow=Pushforward, weighting=Weighting, times=TimeSampler, sampler=Sampler)
         schedule = self.predictor.schedule
         if self.flow.base != schedule.prior(self.flow.base.event_shape):
             raise ValueError(
                 f"the flow's base must be the prior of the schedule, {schedule.prior(self.event_shape)}, got {self.flow.base}"
             )
-        network = getattr(self.predictor, "network", None)
-        if isinstance(network, nets.Guided) and network.weight != 1.0 and not self.context_dropout:
-            raise ValueError(f"guidance={network.weight} wants an unconditional branch: train it with context_dropout > 0")
-        guided = "present" in inspect.signature(type(network).__call__).parameters
-        if (self.context_dropout and not guided) or (guided and self.context_shape is None):
-            raise ValueError(
-                "guidance and context_dropout want context_shape=... and a network that takes `present`: nets.Guided(body)"
-            )
+        nets.check_guidance(getattr(self.predictor, "network", None), self.context_dropout, self.context_shape)
 
     @property
     def event_shape(self):
@@ -128,6 +119,28 @@ class Diffusion(Model):
         """
         keys = jax.random.split(key, x.shape[0])
         return jax.vmap(functools.partial(self._bound_parts, params), (0, None if context is None else 0, 0))(x, context, keys)
+
+    def sample_posterior(
+        self,
+        params: Params,
+        key: Key,
+        y: ArrayLike,
+        observe: Callable[[Array], Array],
+        noise_std: float,
+        context: ArrayLike | None = None,
+        *,
+        num_iterations: int = 5,
+    ) -> Array:
+        """Draws of events x given y = observe(x) + noise_std eps, one for each row of y, (n,) + event_shape. Compiled.
+
+        y: (n,) + the shape that `observe` makes of one event, on the side of the data. observe: differentiable; a function of a
+        module compiles once. context: (n,) + context_shape, or one for all. By `sampler` with `denoisers.posterior`: exact for
+        Gaussian data and a linear `observe`, up to the sampler's steps, else by moments (see there, also for num_iterations).
+        Raises ValueError for a y of another shape and for noise_std <= 0.
+        """
+        y = check_event("y", y, None, batched=True)
+        context = self.flow._one_context_each(context, y.shape[0])
+        return _sample_posterior(self, observe, noise_std, num_iterations, params, check_key(key), y, context)
 
     def _init(self, key, x, context):
         return self.flow.init(key, x, context)
@@ -179,15 +192,34 @@ class Diffusion(Model):
         return parts._replace(reconstruction=parts.reconstruction - log_det)
 
     def _sample(self, params, key, num, context):
+        return self._draw(params, key, num, lambda context: functools.partial(self._denoiser, params, context), context)
+
+    def _draw(self, params, key, num, denoiser_of, *given):
+        """`num` draws by the denoisers `denoiser_of(*given)` of the rows of what is given."""
         noise_key, step_key = jax.random.split(key)
         _, x, _ = self.flow.draw_base(params, noise_key, num)
-        bijector, schedule = self.flow.bijector, self.predictor.schedule
 
-        def draw(key, x, context):
-            x = self.sampler(key, functools.partial(self._denoiser, params, context), schedule, x)
-            return Chain(bijector.bijectors[1:]).forward(params["bijector"][1:], x) if isinstance(bijector, Chain) else x
+        def draw(key, x, *given):
+            return self._to_data(params, self.sampler(key, denoiser_of(*given), self.predictor.schedule, x))
 
-        return vmap_blocks(draw, jax.random.split(step_key, num), x, context)
+        return vmap_blocks(draw, jax.random.split(step_key, num), x, *given)
+
+    def _to_data(self, params, x):
+        """One event, through the fixed layers."""
+        bijector = self.flow.bijector
+        return Chain(bijector.bijectors[1:]).forward(params["bijector"][1:], x) if isinstance(bijector, Chain) else x
 
     def _denoiser(self, params, context, x, t):
         return self.denoise(params, x, t, context)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
+def _sample_posterior(model, observe, noise_std, num_iterations, params, key, y, context):
+    def denoiser_of(context, y):
+        prior = functools.partial(model._denoiser, params, context)
+        schedule = model.predictor.schedule
+        return denoisers.posterior(
+            prior, schedule, lambda x: observe(model._to_data(params, x)), y, noise_std, num_iterations=num_iterations
+        )
+
+    return model._draw(params, key, y.shape[0], denoiser_of, context, y)

@@ -9,15 +9,15 @@ and a `CNF`. `Flow(model.bijector, model.base)` is the same model trained by max
 """
 
 import dataclasses
-import inspect
 
 import jax
 import jax.numpy as jnp
 
-from genmod import losses
+from genmod import losses, nets
 from genmod.base import Array, Bijector, Context, Key, Likelihood, Params
 from genmod.bijectors.combinators import before_inner, inner_layer, inner_params
 from genmod.bijectors.ode import CNF
+from genmod.checks import check_parts
 from genmod.densities import Density, Normal
 from genmod.models.base import Model, vmap_blocks
 from genmod.models.pushforward import Pushforward
@@ -50,22 +50,14 @@ class FlowMatching(Pushforward):
     def __post_init__(self):
         super().__post_init__()
         _ = self.cnf
-        for name, kind in (("path", Path), ("coupling", Coupling)):
-            if not isinstance(getattr(self, name), kind):
-                raise TypeError(f"{name} must be a {kind.__name__}, got {getattr(self, name)!r}")
+        check_parts(self, path=Path, coupling=Coupling)
         wanted = self.path.source_scale
         if wanted is not None and self.base != Normal(self.base.event_shape, wanted):
             raise ValueError(
                 f"{self.path} goes from N(0, {wanted:g}^2) to the data, but the base is {self.base}: use "
                 f"gm.densities.Normal({self.base.event_shape}, {wanted:g}), or a path from any source such as Linear()"
             )
-        if not 0 <= self.context_dropout < 1:
-            raise ValueError(f"context_dropout must be in [0, 1), got {self.context_dropout}")
-        guided = "present" in inspect.signature(type(self.cnf.field).__call__).parameters
-        if (self.context_dropout and not guided) or (guided and self.cnf.context_shape is None):
-            raise ValueError(
-                "guidance and context_dropout want context_shape=... and a field that takes `present`: nets.Guided(body)"
-            )
+        nets.check_guidance(self.cnf.field, self.context_dropout, self.cnf.context_shape)
 
     @property
     def cnf(self) -> CNF:
@@ -93,9 +85,8 @@ class FlowMatching(Pushforward):
         keys = jax.random.split(key, 3)
         num, dtype = x1.shape[0], jnp.promote_types(x1.dtype, jnp.float32)
         low, high = self.path.times
-        # One uniform shift of an even grid: every time as likely as any other, with less variance (arXiv:2107.00630, app. I.1).
-        even = (jax.random.uniform(keys[0], (), dtype) + jnp.arange(num, dtype=dtype) / num) % 1.0
-        t = jnp.zeros(num, dtype) if first_time_only else low + (high - low) * even
+        fractions = losses.even_fractions(keys[0], num, dtype)
+        t = jnp.zeros(num, dtype) if first_time_only else low + (high - low) * fractions
         noise = jax.random.normal(keys[1], x1.shape, dtype) if self.path.noisy else jnp.zeros_like(x1)
         present = jax.random.bernoulli(keys[2], 1.0 - self.context_dropout, (num,)).astype(dtype)
         field_params = self.field_params(params)

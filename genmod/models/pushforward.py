@@ -12,19 +12,8 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from genmod.base import (
-    Array,
-    Bijector,
-    Context,
-    Info,
-    Key,
-    Likelihood,
-    Params,
-    check_context,
-    check_event,
-    check_positive,
-    mark_failed,
-)
+from genmod.base import Array, Bijector, Context, Info, Key, Likelihood, Params, mark_failed
+from genmod.checks import check_context, check_count, check_event
 from genmod.densities import Density
 from genmod.keys import check_key
 from genmod.models.base import Model, vmap_blocks
@@ -104,7 +93,7 @@ class Pushforward(Model, abc.ABC):
 
         context: one per draw, (num,) + context_shape, or one for all. Compiled.
         """
-        check_positive(num=num)
+        check_count(num=num)
         return _sample_with_info(self, num, params, check_key(key), self._one_context_each(context, num))
 
     def log_prob_with_info(

@@ -12,7 +12,8 @@ import jax
 import jax.numpy as jnp
 
 from genmod import losses, nets
-from genmod.base import Array, Likelihood, Params, Shape, check_positive
+from genmod.base import Array, Likelihood, Params, Shape
+from genmod.checks import check_count, check_positive
 from genmod.divergence import DivergenceEstimator, Exact
 from genmod.models.base import Model, vmap_blocks
 from genmod.samplers.langevin import langevin
@@ -46,10 +47,8 @@ class ScoreModel(Model):
         super().__post_init__()
         if self.method not in ("explicit", "denoising"):
             raise ValueError(f"method must be 'explicit' or 'denoising', got {self.method!r}")
-        for name in ("sigma", "step_size", "start_scale"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be > 0, got {getattr(self, name)}")
-        check_positive(num_steps=self.num_steps)
+        check_positive(sigma=self.sigma, step_size=self.step_size, start_scale=self.start_scale)
+        check_count(num_steps=self.num_steps)
 
     @property
     def event_shape(self):

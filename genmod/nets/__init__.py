@@ -6,4 +6,4 @@ from genmod.nets.made import MADE as MADE
 from genmod.nets.mlp import MLP as MLP, Head as Head
 from genmod.nets.nnx_module import NNXModule as NNXModule
 from genmod.nets.unet import UNet as UNet
-from genmod.nets.velocity import Guided as Guided, VelocityMLP as VelocityMLP
+from genmod.nets.velocity import Guided as Guided, VelocityMLP as VelocityMLP, check_guidance as check_guidance

@@ -1,12 +1,13 @@
 """Networks of time: vector fields v(x, t, context) for continuous flows, flow matching and diffusion."""
 
+import inspect
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import flax.linen as nn
 import jax.numpy as jnp
 
-from genmod.base import Array
+from genmod.base import Array, Shape
 from genmod.nets.mlp import uniform_bias
 
 
@@ -53,6 +54,20 @@ class VelocityMLP(nn.Module):
         if self.conditioning == "concat_squash":
             out = out * nn.sigmoid(of_condition("gate", nn.initializers.lecun_normal()))
         return out + of_condition("shift")
+
+
+def check_guidance(network: Any, context_dropout: float, context_shape: Shape | None) -> None:
+    """Raises ValueError where a network that is told of a missing context, the share of examples that lose theirs and the
+    context do not fit together."""
+    if not 0 <= context_dropout < 1:
+        raise ValueError(f"context_dropout must be in [0, 1), got {context_dropout}")
+    if isinstance(network, Guided) and network.weight != 1.0 and not context_dropout:
+        raise ValueError(f"guidance={network.weight} wants an unconditional branch: train it with context_dropout > 0")
+    guided = "present" in inspect.signature(type(network).__call__).parameters
+    if (context_dropout and not guided) or (guided and context_shape is None):
+        raise ValueError(
+            "guidance and context_dropout want context_shape=... and a network that takes `present`: nets.Guided(body)"
+        )
 
 
 class Guided(nn.Module):

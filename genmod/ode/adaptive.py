@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from genmod.base import EVENTS, FAILED, check_positive
+from genmod.base import EVENTS, FAILED
+from genmod.checks import check_count
 from genmod.ode.base import Integrator, check_solver, finite, time_dtype
 from genmod.ode.explicit import evaluations, tableau_of
 from genmod.ode.replay import replayed
@@ -58,7 +59,7 @@ class Adaptive(Integrator):
             object.__setattr__(self, "adjoint", _Backsolve(**self.adjoint.kwargs))
         super().__post_init__()
         check_solver(self.solver)
-        check_positive(max_steps=self.max_steps)
+        check_count(max_steps=self.max_steps)
         if not (self.rtol >= 0 and self.atol >= 0 and self.rtol + self.atol > 0):
             raise ValueError(f"rtol and atol must be >= 0 and not both 0, got rtol={self.rtol}, atol={self.atol}")
         if self.dt0 is not None and not self.dt0 > 0:
@@ -81,7 +82,7 @@ class Adaptive(Integrator):
         return end, info
 
     def trajectory(self, field, state, shared=None, each=None, *, num_times):
-        check_positive(num_times=num_times - 1)
+        check_count(num_times=num_times - 1)
         times = jnp.linspace(0.0, 1.0, num_times, dtype=time_dtype(state))
         states, _, ok = self._run(field, state, shared, each, 0.0, 1.0, lambda s: s, diffrax.SaveAt(ts=times))
         return jax.tree.map(lambda a: jnp.where(ok & jnp.isfinite(a), a, jnp.nan), states)

@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from genmod.base import FAILED, check_positive
+from genmod.base import FAILED
+from genmod.checks import check_count
 from genmod.ode.adaptive import Adaptive
 from genmod.ode.base import Integrator, check_solver, finite, time_dtype
 from genmod.ode.explicit import runge_kutta, tableau_of
@@ -29,7 +30,7 @@ class FixedSteps(Integrator):
 
     def __post_init__(self):
         super().__post_init__()
-        check_positive(num_steps=self.num_steps)
+        check_count(num_steps=self.num_steps)
         check_solver(self.solver)
         if isinstance(self.solver, diffrax.AbstractImplicitSolver):
             name = type(self.solver).__name__
@@ -63,7 +64,7 @@ class FixedSteps(Integrator):
         return end, info
 
     def trajectory(self, field, state, shared=None, each=None, *, num_times):
-        check_positive(num_times=num_times - 1)
+        check_count(num_times=num_times - 1)
         part = dataclasses.replace(self, num_steps=math.ceil(self.num_steps / (num_times - 1)))
         times, states = np.linspace(0.0, 1.0, num_times), [state]
         for t0, t1 in itertools.pairwise(times):

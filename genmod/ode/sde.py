@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 import lineax
 
-from genmod.base import Array, Description, Key, check_positive
+from genmod.base import Array, Description, Key
+from genmod.checks import check_count
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,7 +27,7 @@ class SDESteps(Description):
 
     def __post_init__(self):
         super().__post_init__()
-        check_positive(num_steps=self.num_steps)
+        check_count(num_steps=self.num_steps)
         if not isinstance(self.solver, diffrax.AbstractSolver):
             raise TypeError(f"solver must be a Diffrax solver such as diffrax.Euler(), got {self.solver!r}")
 

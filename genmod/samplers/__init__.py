@@ -10,7 +10,7 @@ from genmod.samplers.grids import (
 )
 from genmod.samplers.langevin import annealed_langevin as annealed_langevin, langevin as langevin
 from genmod.samplers.reverse_diffusion import (
-    ProbabilityFlow as ProbabilityFlow,
+    ReverseODE as ReverseODE,
     ReverseSDE as ReverseSDE,
     Sampler as Sampler,
     Steps as Steps,

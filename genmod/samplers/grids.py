@@ -11,7 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from genmod.base import Array, Description, check_positive
+from genmod.base import Array, Description
+from genmod.checks import check_count, check_positive
 from genmod.schedules import Schedule
 
 
@@ -22,7 +23,7 @@ class Grid(Description, abc.ABC):
 
     def __post_init__(self):
         super().__post_init__()
-        check_positive(num_steps=self.num_steps)
+        check_count(num_steps=self.num_steps)
 
     def times(self, schedule: Schedule) -> np.ndarray:
         """(num_steps + 1,) times, falling; constants even inside `jit`."""
@@ -90,8 +91,7 @@ class EDMGrid(Grid):
 
     def __post_init__(self):
         super().__post_init__()
-        if not self.rho > 0:
-            raise ValueError(f"rho must be > 0, got {self.rho}")
+        check_positive(rho=self.rho)
 
     def _times(self, schedule, fraction):
         low, high = schedule.times

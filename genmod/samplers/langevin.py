@@ -11,7 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from genmod.base import Array, Key, check_positive
+from genmod.base import Array, Key
+from genmod.checks import check_count, check_event
 
 
 def langevin(
@@ -25,14 +26,18 @@ def langevin(
 ) -> Array:
     """`num_steps` steps of size e = `step_size` from x (any shape that `score_fn` takes).
 
-    Returns the last state, or with `trajectory` all of them, (num_steps,) + the shape of x.
+    Returns the last state, or with `trajectory` all of them, (num_steps,) + the shape of x. Raises TypeError where x is not
+    floating point, ValueError where the score has another shape.
     """
-    check_positive(num_steps=num_steps)
+    check_count(num_steps=num_steps)
+    x = check_event("x", x, None)
     step_size = jnp.asarray(step_size, x.dtype)
 
     def step(x, key):
-        z = jax.random.normal(key, x.shape, x.dtype)
-        x = x + step_size * score_fn(x) + jnp.sqrt(2.0 * step_size) * z
+        z, score = jax.random.normal(key, x.shape, x.dtype), score_fn(x)
+        if score.shape != x.shape:
+            raise ValueError(f"score_fn must return the shape of its input, {x.shape}, got {score.shape}")
+        x = x + step_size * score + jnp.sqrt(2.0 * step_size) * z
         return x, x if trajectory else None
 
     last, states = jax.lax.scan(step, x, jax.random.split(key, num_steps))
@@ -56,6 +61,7 @@ def annealed_langevin(
     known = np.asarray(sigmas)
     if known.ndim != 1 or not (np.diff(known) < 0).all() or not (known > 0).all():
         raise ValueError(f"sigmas must be positive and fall, got {sigmas}")
+    x = check_event("x", x, None)
     sigmas = jnp.asarray(known, x.dtype)
     sizes = step_size * (sigmas / sigmas[-1]) ** 2
 

@@ -3,7 +3,7 @@
 A sampler draws ONE event, `sampler(key, denoiser, schedule, x)`:
 
     Steps             a stepper on a grid of times, one compiled scan
-    ProbabilityFlow   the deterministic flow, by any integrator of `gm.ode`
+    ReverseODE        the deterministic probability flow, by any integrator of `gm.ode`
     ReverseSDE        the reverse SDE, by any SDE solver of Diffrax
 
     x = schedule.prior((2,)).sample({}, key)
@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 
 from genmod.base import Array, Description, Key, mark_failed
+from genmod.checks import check_event, check_parts
 from genmod.denoisers import Denoiser
 from genmod.ode import Adaptive, Integrator, SDESteps
 from genmod.samplers.grids import Grid, UniformLogSNR
@@ -38,7 +39,9 @@ class Steps(Sampler):
     """A stepper along a grid.
 
     `denoise` ends with one more evaluation, D(x, t_last), which takes off the last of the noise; without it the draws
-    are those of the law at t_last.
+    are those of the law at t_last. x is an event at the first time of the grid: by `Times` that start late, an event noised
+    in part is drawn anew from there (SDEdit, Meng et al. 2022, arXiv:2108.01073). Raises ValueError for a denoiser that
+    returns another shape than that of x, TypeError for an x that is not floating point.
     """
 
     stepper: Stepper = DDIM()
@@ -47,9 +50,7 @@ class Steps(Sampler):
 
     def __post_init__(self):
         super().__post_init__()
-        for name, kind in (("stepper", Stepper), ("grid", Grid)):
-            if not isinstance(getattr(self, name), kind):
-                raise TypeError(f"{name} must be a {kind.__name__}, got {getattr(self, name)!r}")
+        check_parts(self, stepper=Stepper, grid=Grid)
 
     @property
     def num_evaluations(self) -> int:
@@ -66,27 +67,38 @@ class Steps(Sampler):
         return jnp.asarray(self.grid.times(schedule), x.dtype), jnp.concatenate([x[None], states])
 
     def _run(self, key, denoiser, schedule, x, keep):
+        x = check_event("x", x, None)
         times = jnp.asarray(self.grid.times(schedule), x.dtype)
+
+        def checked(x, t):
+            data = denoiser(x, t)
+            if data.shape != x.shape:
+                raise ValueError(f"the denoiser must return the shape of its input, {x.shape}, got {data.shape}")
+            return data
 
         def step(state, each):
             key, t, s = each
             x, carry = state
-            x, carry = self.stepper.step(key, denoiser, schedule, x, t, s, carry)
+            x, carry = self.stepper.step(key, checked, schedule, x, t, s, carry)
             return (x, carry), x if keep else None
 
         keys = jax.random.split(key, self.grid.num_steps)
         (x, _), states = jax.lax.scan(step, (x, self.stepper.init(x)), (keys, times[:-1], times[1:]))
-        return denoiser(x, times[-1]) if self.denoise else x, states
+        return checked(x, times[-1]) if self.denoise else x, states
 
 
 @dataclasses.dataclass(frozen=True)
-class ProbabilityFlow(Sampler):
+class ReverseODE(Sampler):
     """The probability flow dx/dt = f x - g^2 score / 2, which has the marginals of the SDE (Song et al. 2021, eq. 13).
 
     By an integrator in t; NaN where the solve fails. The key is not used.
     """
 
     integrator: Integrator = Adaptive()
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_parts(self, integrator=Integrator)
 
     def __call__(self, key, denoiser, schedule, x):
         low, high = schedule.times
@@ -106,6 +118,10 @@ class ReverseSDE(Sampler):
     """The reverse SDE dx = (f x - g^2 score) dt + g dw, by `num_steps` equal steps in t of a Diffrax solver (of Ito type)."""
 
     steps: SDESteps
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_parts(self, steps=SDESteps)
 
     def __call__(self, key, denoiser, schedule, x):
         low, high = schedule.times

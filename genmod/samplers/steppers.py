@@ -21,7 +21,8 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 
-from genmod.base import Array, Description, Key, check_positive
+from genmod.base import Array, Description, Key
+from genmod.checks import check_count, check_parts, check_positive
 from genmod.denoisers import Denoiser, score_fn
 from genmod.samplers.langevin import langevin
 from genmod.schedules import Schedule, convert
@@ -104,18 +105,21 @@ class Euler(Stepper):
 class Heun(Stepper):
     """EDM's sampler (Karras et al. 2022, arXiv:2206.00364, algs. 1, 2), in y = x / alpha and r = sigma / alpha: dy = eps dr.
 
-    churn: gamma, by what share r is first raised with fresh noise (S_churn over the number of steps in the paper);
-    noise_scale: S_noise of that noise. A step to r = 0 is Euler's.
+    churn: gamma, by what share r is first raised with fresh noise (S_churn over the number of steps in the paper), where r
+    lies in `churn_range`, (S_tmin, S_tmax); noise_scale: S_noise of that noise. A step to r = 0 is Euler's.
     """
 
     churn: float = 0.0
     noise_scale: float = 1.0
+    churn_range: tuple[float, float] = (0.0, math.inf)
     num_evaluations = 2
 
     def __post_init__(self):
         super().__post_init__()
         if not 0 <= self.churn <= math.sqrt(2) - 1:
             raise ValueError(f"churn must be in [0, sqrt(2) - 1], got {self.churn}")
+        if not (len(self.churn_range) == 2 and 0 <= self.churn_range[0] < self.churn_range[1]):
+            raise ValueError(f"churn_range must be (low, high) with 0 <= low < high, got {self.churn_range}")
 
     def step(self, key, denoiser, schedule, x, t, s, carry):
         if self.churn:
@@ -133,8 +137,10 @@ class Heun(Stepper):
     def _raise_noise(self, key, schedule, x, t):
         ratio = schedule.sigma(t) / schedule.alpha(t)
         end = jnp.asarray(schedule.times[1], t.dtype)
-        raised = jnp.minimum(ratio * (1.0 + self.churn), schedule.sigma(end) / schedule.alpha(end))
-        later = schedule.time(-2.0 * jnp.log(raised))
+        low, high = self.churn_range
+        share = jnp.where((low <= ratio) & (ratio <= high), self.churn, 0.0)
+        raised = jnp.minimum(ratio * (1.0 + share), schedule.sigma(end) / schedule.alpha(end))
+        later = jnp.where(share > 0, schedule.time(-2.0 * jnp.log(raised)), t)
         fresh = jnp.sqrt(jnp.maximum(raised**2 - ratio**2, 0.0)) * self.noise_scale
         return schedule.alpha(later) * (x / schedule.alpha(t) + fresh * _normal(key, x)), later
 
@@ -187,11 +193,9 @@ class PredictorCorrector(Stepper):
 
     def __post_init__(self):
         super().__post_init__()
-        check_positive(num_corrections=self.num_corrections)
-        if not isinstance(self.predictor, Stepper):
-            raise TypeError(f"predictor must be a Stepper, got {self.predictor!r}")
-        if not self.snr > 0:
-            raise ValueError(f"snr must be > 0, got {self.snr}")
+        check_count(num_corrections=self.num_corrections)
+        check_parts(self, predictor=Stepper)
+        check_positive(snr=self.snr)
 
     @property
     def num_evaluations(self):
@@ -222,7 +226,7 @@ class AnnealedLangevin(Stepper):
 
     def __post_init__(self):
         super().__post_init__()
-        check_positive(num_steps=self.num_steps)
+        check_count(num_steps=self.num_steps)
         if not 0 < self.step_size < 4:
             raise ValueError(f"step_size must be in (0, 4), relative to sigma^2, got {self.step_size}")
 
@@ -239,8 +243,6 @@ class AnnealedLangevin(Stepper):
 def _unknowns(denoiser: Denoiser, schedule: Schedule, x: Array, t: Array) -> tuple[Array, Array]:
     """(D, eps) at x."""
     data = denoiser(x, t)
-    if data.shape != x.shape:
-        raise ValueError(f"the denoiser must return the shape of its input, {x.shape}, got {data.shape}")
     return data, (x - schedule.alpha(t) * data) / schedule.sigma(t)
 
 

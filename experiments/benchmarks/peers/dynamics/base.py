@@ -3,7 +3,7 @@
 The field is v(t, x) = MLP([x, t]) with noise at t = 0 and data at t = 1, dx/dt = v. All libraries load the same weights.
 The denoiser of a diffusion, with data at t = 0 and noise at t = 1, is
 
-    D(t, x) = (alpha x + sigma sqrt(alpha^2 + sigma^2) F) / (alpha^2 + sigma^2),  F = MLP([x / sqrt(alpha^2 + sigma^2), log(sigma / alpha)])
+    D(t, x) = (alpha x + sigma S F) / S^2,  F = MLP([x / S, log(sigma / alpha)]),  S^2 = alpha^2 + sigma^2
     alpha = exp(t^2 log ALPHA_MIN),  sigma = sqrt(1 - alpha^2 + SIGMA_MIN^2)
 
 It is trained on E (alpha^2 + sigma^2) / sigma^2 |D - x|^2, t uniform, and sampled by DDIM in NUM_DDIM_STEPS equal steps of t.
