@@ -32,7 +32,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import genmod as gm
-from experiments.image_flow import optimizer
+from experiments.common import adam_with_cosine
 from genmod.keys import stream
 
 OTHER = {"fashion_mnist": "mnist", "mnist": "fashion_mnist"}
@@ -165,7 +165,7 @@ def train(config: Config, run: gm.run.Run, name: str, model, data: gm.data.Datas
         model,
         data.train,
         key=key,
-        optimizer=optimizer(config.learning_rate, config.num_steps),
+        optimizer=adam_with_cosine(config.learning_rate, config.num_steps, warm_up=500),
         num_steps=config.num_steps,
         batch_size=config.batch_size,
         validation=data.validation,

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import genmod as gm
-from experiments.image_flow import optimizer
+from experiments.common import adam_with_cosine, with_labels
 from genmod.keys import stream
 
 SCHEDULES = {
@@ -64,12 +64,12 @@ def experiment(config: Config, run: gm.run.Run) -> dict[str, Any]:
     model = build(config, data)
     fit = gm.fit(
         model,
-        pair(config, data, "train"),
+        with_labels(data, "train", config.class_conditional),
         key=stream(key, "fit"),
-        optimizer=optimizer(config.learning_rate, config.num_steps),
+        optimizer=adam_with_cosine(config.learning_rate, config.num_steps, warm_up=500),
         num_steps=config.num_steps,
         batch_size=config.batch_size,
-        validation=pair(config, data, "validation"),
+        validation=with_labels(data, "validation", config.class_conditional),
         validate_every=min(500, config.num_steps),
         ema_decay=config.ema_decay,
         clip_norm=1.0,
@@ -106,13 +106,6 @@ def build(config: Config, data: gm.data.Dataset) -> gm.models.Dequantized:
     return gm.models.Dequantized(diffusion, data.num_levels, own_loss=True)
 
 
-def pair(config: Config, data: gm.data.Dataset, part: str, num: int | None = None) -> tuple[Any, Any]:
-    """(images, one-hot classes or None) of a part of the data."""
-    assert data.labels is not None
-    labels = jax.nn.one_hot(getattr(data.labels, part)[:num], 10) if config.class_conditional else None
-    return getattr(data, part)[:num], labels
-
-
 def diffusion_of(model: gm.models.Dequantized) -> gm.models.Diffusion:
     assert isinstance(model.model, gm.models.Diffusion)
     return model.model
@@ -127,7 +120,7 @@ def likelihoods(config: Config, model: gm.models.Dequantized, params: Any, data:
     """Bits per dimension of random test images, by the flow and by the bound, with the same noise of dequantisation."""
     num = min(config.num_test, len(data.test))
     rows = jax.random.permutation(stream(key, "rows"), len(data.test))[:num]
-    images, labels = pair(config, data, "test")
+    images, labels = with_labels(data, "test", config.class_conditional)
     x, context = images[rows], None if labels is None else labels[rows]
     found: dict[str, Any] = {"num_params": gm.base.num_params(params), "num_test": num}
     bound = gm.models.Bound(num_times=config.num_times)
@@ -164,7 +157,7 @@ def likelihood_row(config: Config, metrics: dict[str, Any]) -> dict[str, Any]:
 def samplers(config: Config, run: gm.run.Run, model, params, data: gm.data.Dataset, key) -> list[dict[str, Any]]:
     """Sliced W2 between samples and validation images, by sampler and evaluations of the network; what training images have."""
     num = min(config.num_samples, len(data.validation), len(data.train))
-    images, labels = pair(config, data, "validation", num)
+    images, labels = with_labels(data, "validation", config.class_conditional, num)
     reference = np.asarray(model.dequantize(images)).reshape(num, -1)
 
     def distance(x):
@@ -241,23 +234,20 @@ def trajectory(model, params, key, at) -> list[tuple[str, Any]]:
 
 def inpainted(model, params, x, labels, key) -> list[tuple[str, Any]]:
     """Images, their upper halves, and three completions of each by the same network, with a posterior denoiser."""
-    diffusion = diffusion_of(model)
-    schedule, upper = diffusion.predictor.schedule, jnp.zeros(x.shape[1:]).at[: x.shape[1] // 2].set(1.0)
     sampler = gm.samplers.Steps(gm.samplers.Ancestral(), gm.samplers.UniformLogSNR(100))
-    seen = upper[None] * (2.0 * model.dequantize(x) - 1.0)  # where the diffusion lives: [-1, 1]
-
-    def complete(key, y, context):
-        denoiser = functools.partial(lambda x, t, context: diffusion.denoise(params["model"], x, t, context), context=context)
-        given = gm.denoisers.posterior(denoiser, schedule, lambda x: upper * x, y, noise_std=0.03)
-        start_key, step_key = jax.random.split(key)
-        return sampler(step_key, given, schedule, schedule.prior_scale * jax.random.normal(start_key, y.shape))
-
-    draw = jax.jit(jax.vmap(complete, (0, 0, None if labels is None else 0)))
-    rows = [("data", model.dequantize(x)), ("seen", 0.5 * (seen + upper[None]))]
+    diffusion = diffusion_of(with_diffusion(model, sampler=sampler))
+    seen = upper_half(model.dequantize(x))
+    rows = [("data", model.dequantize(x)), ("seen", seen)]
     for i in range(3):
-        drawn = draw(jax.random.split(jax.random.fold_in(key, i), len(x)), seen, labels)
-        rows.append(("drawn" if i == 0 else "", jnp.clip(0.5 + 0.5 * drawn, 0.0, 1.0)))
+        drawn = diffusion.sample_posterior(params["model"], jax.random.fold_in(key, i), seen, upper_half, 0.015, labels)
+        rows.append(("drawn" if i == 0 else "", jnp.clip(drawn, 0.0, 1.0)))
     return rows
+
+
+def upper_half(x):
+    """The image, or images, with black lower halves."""
+    rows = x.shape[-3]
+    return x * (jnp.arange(rows) < rows // 2).astype(x.dtype).reshape(rows, 1, 1)
 
 
 if __name__ == "__main__":

@@ -18,10 +18,10 @@ import diffrax
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 import genmod as gm
 from experiments import density
+from experiments.common import adam_with_cosine
 from genmod.keys import stream
 
 Schedule = Literal["likelihood", "matching", "mixed"]
@@ -148,7 +148,7 @@ def train(config: Config, schedule: Schedule, data: gm.data.Dataset, key: jax.Ar
                 model,
                 data.train,
                 key=stream(key, name),
-                optimizer=optax.adam(optax.cosine_decay_schedule(peak, num)),
+                optimizer=adam_with_cosine(peak, num),
                 num_steps=num,
                 batch_size=config.batch_size,
                 clip_norm=5.0,

@@ -20,9 +20,9 @@ import diffrax
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 import genmod as gm
+from experiments.common import adam_with_cosine
 from genmod.keys import stream
 
 EIGHT = gm.data.EightGaussians(5.0, 0.1**0.25)
@@ -103,7 +103,8 @@ def experiment(config: Config, run: gm.run.Run) -> dict[str, Any]:
     model = build(config)
     params = model.init(stream(key, "init"), target.sample({}, stream(key, "example"), (256,)))
     loss = Fresh(model, target, config.batch_size)
-    options = {"optimizer": _optimizer(config), "num_steps": config.num_steps, "batch_size": config.batch_size}
+    optimizer = adam_with_cosine(config.learning_rate, config.num_steps)
+    options = {"optimizer": optimizer, "num_steps": config.num_steps, "batch_size": config.batch_size}
     fit = gm.fit(
         model, None, key=stream(key, "fit"), loss_fn=loss, params=params, checkpoint=run.checkpoint, log=run.log, **options
     )
@@ -147,11 +148,6 @@ def build(config: Config) -> gm.models.FlowMatching:
         standardize=False,
         track_energy=True,
     )
-
-
-@functools.cache  # the same object for equal settings, so that `fit` does not compile again
-def _optimizer(config: Config) -> optax.GradientTransformation:
-    return optax.adam(optax.cosine_decay_schedule(config.learning_rate, config.num_steps))
 
 
 def rectify(config: Config, model, params, key, run: gm.run.Run, options: dict[str, Any]) -> dict[str, Any]:

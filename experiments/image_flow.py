@@ -16,9 +16,9 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 import genmod as gm
+from experiments.common import adam_with_cosine, with_labels
 from genmod.keys import stream
 
 
@@ -65,18 +65,18 @@ def experiment(config: Config, run: gm.run.Run) -> dict[str, Any]:
     model = build(config, data)
     fit = gm.fit(
         model,
-        pair(config, data, "train"),
+        with_labels(data, "train", config.class_conditional),
         key=stream(key, "fit"),
-        optimizer=optimizer(config.learning_rate, config.num_steps),
+        optimizer=adam_with_cosine(config.learning_rate, config.num_steps, warm_up=500),
         num_steps=config.num_steps,
         batch_size=config.batch_size,
-        validation=pair(config, data, "validation"),
+        validation=with_labels(data, "validation", config.class_conditional),
         validate_every=min(500, config.num_steps),
         clip_norm=config.clip_norm,
         checkpoint=run.checkpoint,
         log=run.log,
     )
-    x, context = pair(config, data, "test", config.num_test)
+    x, context = with_labels(data, "test", config.class_conditional, config.num_test)
     metrics: dict[str, Any] = {"model": config.model, "data": config.data, "num_test": len(x)}
     metrics |= gm.evaluate(model, fit.params, x, context, key=stream(key, "test"))
     metrics |= bits(metrics, data.event_shape, "bits_per_dim")
@@ -95,13 +95,6 @@ def load(config: Config) -> gm.data.Dataset:
         raise ValueError(f"--num-bits {config.num_bits} is for images of 8 bits; digits have {data.num_levels} levels")
     parts = {name: gm.data.images.quantize(getattr(data, name), config.num_bits) for name in ("train", "validation", "test")}
     return dataclasses.replace(data, **parts, num_levels=2**config.num_bits)
-
-
-def pair(config: Config, data: gm.data.Dataset, part: str, num: int | None = None) -> tuple[Any, Any]:
-    """(images, one-hot classes or None) of a part of the data."""
-    assert data.labels is not None
-    labels = jax.nn.one_hot(getattr(data.labels, part)[:num], 10) if config.class_conditional else None
-    return getattr(data, part)[:num], labels
 
 
 def build(config: Config, data: gm.data.Dataset) -> gm.models.Dequantized:
@@ -127,12 +120,6 @@ def build(config: Config, data: gm.data.Dataset) -> gm.models.Dequantized:
     noise = gm.flows.dequantizer(data.event_shape) if config.dequantization == "variational" else None
     assert data.num_levels is not None
     return gm.models.Dequantized(flow, data.num_levels, noise)
-
-
-@functools.cache  # the same object for equal settings, so that `fit` does not compile again
-def optimizer(learning_rate: float, num_steps: int) -> optax.GradientTransformation:
-    warm_up = min(500, num_steps // 2)
-    return optax.adam(optax.warmup_cosine_decay_schedule(0.0, learning_rate, warm_up, num_steps))
 
 
 def bits(metrics: dict[str, Any], event_shape: tuple[int, ...], name: str) -> dict[str, float]:
@@ -195,7 +182,7 @@ def draw(config: Config, run: gm.run.Run, data: gm.data.Dataset, model: gm.model
     curves = {name: in_bits(fit.history[name]) for name in ("loss", "validation_loss")}
     gm.plot.training(run.figure("training"), fit.history | curves, title=title, ylabel="bits per dimension (bound)")
     # Held-out images that no number is reported on.
-    x, context = pair(config, data, "validation", 10)
+    x, context = with_labels(data, "validation", config.class_conditional, 10)
     params, flow, y = fit.params["model"], flow_of(model), model.dequantize(x)
 
     def shown(y):

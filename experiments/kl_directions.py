@@ -7,15 +7,14 @@ there is a second, higher minimum, KL 0.840621).
 """
 
 import dataclasses
-import functools
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 import genmod as gm
+from experiments.common import adam_with_cosine
 from genmod.keys import stream
 
 TARGET = gm.data.TwoBumps()
@@ -86,16 +85,12 @@ def experiment(config: Config, run: gm.run.Run) -> dict[str, Any]:
 
 
 def train(config: Config, flow: gm.models.Flow, params, data: gm.data.Dataset, direction: str, key) -> Any:
-    options = {"key": key, "params": params, "optimizer": _optimizer(config), "num_steps": config.num_steps}
+    optimizer = adam_with_cosine(config.learning_rate, config.num_steps)
+    options = {"key": key, "params": params, "optimizer": optimizer, "num_steps": config.num_steps}
     if direction == "forward":
         return gm.fit(flow, data.train, batch_size=config.batch_size, **options).params
     loss = ReverseKL(flow, config.batch_size, config.stick_the_landing)
     return gm.fit(flow, None, loss_fn=loss, **options).params
-
-
-@functools.cache
-def _optimizer(config: Config) -> optax.GradientTransformation:
-    return optax.adam(optax.cosine_decay_schedule(config.learning_rate, config.num_steps))
 
 
 def by_quadrature(x, log_p, log_q) -> dict[str, float]:

@@ -15,9 +15,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 import genmod as gm
+from experiments.common import adam_with_cosine
 from genmod.keys import stream
 
 WEIGHTS = np.array([0.1, 0.3, 0.6])
@@ -62,7 +62,7 @@ def experiment(config: Config, run: gm.run.Run) -> dict[str, Any]:
         model,
         x,
         key=stream(key, "fit"),
-        optimizer=optimizer(config.learning_rate, config.num_steps),
+        optimizer=adam_with_cosine(config.learning_rate, config.num_steps),
         num_steps=config.num_steps,
         batch_size=config.batch_size,
         ema_decay=0.999,
@@ -78,11 +78,6 @@ def draw(key: jax.Array, num: int) -> jax.Array:
     which = jax.random.choice(keys[0], len(WEIGHTS), (num,), p=jnp.asarray(WEIGHTS))
     spread = jnp.sqrt(jnp.asarray(VARIANCES, jnp.float32))[which][:, None]
     return jnp.asarray(MEANS, jnp.float32)[which] + spread * jax.random.normal(keys[1], (num, 2))
-
-
-@functools.cache  # the same object for equal settings, so that `fit` does not compile again
-def optimizer(learning_rate: float, num_steps: int) -> optax.GradientTransformation:
-    return optax.adam(optax.cosine_decay_schedule(learning_rate, num_steps))
 
 
 def report(config: Config, run: gm.run.Run, model: gm.models.Diffusion, fit: gm.Fit, annealed, x, key) -> dict[str, Any]:

@@ -17,14 +17,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 import genmod as gm
+from experiments.common import adam_with_cosine
 from genmod.keys import stream
 
 SETS: dict[str, Callable] = {
     "two_bumps": gm.data.two_bumps,
-    "two_moons": gm.data.two_moons,
+    "two_moons": functools.partial(gm.data.two_moons, noise=0.2),
     "eight_gaussians": gm.data.eight_gaussians,
     "pinwheel": gm.data.pinwheel,
 }
@@ -32,7 +32,7 @@ SETS: dict[str, Callable] = {
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    data: tuple[str, ...] = ("two_bumps", "two_moons")
+    data: tuple[str, ...] = ("two_bumps", "eight_gaussians", "two_moons")
     methods: tuple[str, ...] = ("explicit", "sliced", "denoising")
     sigma: float = 0.1
     """Of the denoising loss."""
@@ -63,7 +63,7 @@ def experiment(config: Config, run: gm.run.Run) -> dict[str, Any]:
                 model,
                 data.train,
                 key=stream(key, f"{name} {method}"),
-                optimizer=optimizer(config.learning_rate, config.num_steps),
+                optimizer=adam_with_cosine(config.learning_rate, config.num_steps),
                 num_steps=config.num_steps,
                 batch_size=config.batch_size,
                 checkpoint=run.folder / f"checkpoint_{name}_{method}",
@@ -105,11 +105,6 @@ def build(config: Config, event_shape: tuple[int, ...], method: str) -> gm.model
         num_steps=config.num_langevin,
         start_scale=2.0,
     )
-
-
-@functools.cache  # the same object for equal settings, so that `fit` does not compile again
-def optimizer(learning_rate: float, num_steps: int) -> optax.GradientTransformation:
-    return optax.adam(optax.cosine_decay_schedule(learning_rate, num_steps))
 
 
 def draw(run: gm.run.Run, name: str, data: gm.data.Dataset, test: jax.Array, scores: dict[str, Callable]) -> None:

@@ -15,10 +15,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 import genmod as gm
 from experiments import density
+from experiments.common import adam_with_cosine
 from genmod.keys import stream
 
 SCHEDULES = {
@@ -86,7 +86,7 @@ def experiment(config: Config, run: gm.run.Run) -> dict[str, Any]:
             model,
             data.train,
             key=stream(key, f"fit {name}"),
-            optimizer=optimizer(config.learning_rate, config.num_steps),
+            optimizer=adam_with_cosine(config.learning_rate, config.num_steps),
             num_steps=config.num_steps,
             batch_size=config.batch_size,
             ema_decay=config.ema_decay,
@@ -96,7 +96,7 @@ def experiment(config: Config, run: gm.run.Run) -> dict[str, Any]:
             log=run.log.with_name(f"log_{name}.jsonl"),
         )
         found = gm.evaluate(model, fit.params, test, true_log_prob=data.log_prob)
-        bounded = dataclasses.replace(model, bound=gm.models.Bound(num_times=64))
+        bounded = dataclasses.replace(model, bound=gm.models.Bound(num_times=256))
         bound = gm.evaluate(bounded, fit.params, test, key=stream(key, f"bound {name}"))
         found |= bound
         metrics |= {f"{name}_{k}": v for k, v in found.items()}
@@ -160,11 +160,6 @@ def build(config: Config, name: str) -> gm.models.Diffusion:
     if name not in SCHEDULES:
         raise ValueError(f"--schedules must be among {', '.join(SCHEDULES)}, got {name!r}")
     return gm.flows.diffusion((2,), schedule=SCHEDULES[name], kind=config.kind, hidden_sizes=config.hidden_sizes)
-
-
-@functools.cache  # the same object for equal settings, so that `fit` does not compile again
-def optimizer(learning_rate: float, num_steps: int) -> optax.GradientTransformation:
-    return optax.adam(optax.cosine_decay_schedule(learning_rate, num_steps))
 
 
 def w2(x: jax.Array, y: jax.Array) -> float:

@@ -127,7 +127,8 @@ def posterior(
 
         D + V A^T (noise_std^2 I + A V A^T)^-1 (y - observe(D))
 
-    solved by `num_iterations` conjugate gradients, each one vector-Jacobian product of the denoiser. Inpainting is
+    solved in `num_iterations` steps of GMRES, each one vector-Jacobian product of the denoiser (conjugate gradients, as in the
+    paper, diverge now and then: a network's Jacobian is neither symmetric nor positive). Inpainting is
     `observe = lambda x: mask * x` (with y masked too); any sampler then draws from the posterior. Raises ValueError where y
     has not the shape that `observe` returns, and for noise_std <= 0.
     """
@@ -146,8 +147,8 @@ def posterior(
             return scale * pull(transpose(u)[0])[0]
 
         residual = y - seen
-        solved, _ = jax.scipy.sparse.linalg.cg(
-            lambda u: noise_std**2 * u + push(covariance(u)), residual, maxiter=num_iterations, tol=1e-6
+        solved, _ = jax.scipy.sparse.linalg.gmres(
+            lambda u: noise_std**2 * u + push(covariance(u)), residual, tol=1e-6, restart=num_iterations, maxiter=1
         )
         return mean + covariance(solved)
 

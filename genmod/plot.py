@@ -175,7 +175,7 @@ def vector_fields(path: Path, fields: dict[str, Callable], data: Any, *, title: 
         arrows = axis.quiver(
             *grid.T, *(field / (speed[:, None] + 1e-12)).T, speed, cmap="viridis", angles="xy", pivot="mid", scale=28, width=0.006
         )
-        figure.colorbar(arrows, ax=axis, label="speed", shrink=0.8)
+        figure.colorbar(arrows, ax=axis, label="length", shrink=0.8)
         axis.set(title=name, aspect="equal", xlim=(low[0], high[0]), ylim=(low[1], high[1]))
     figure.suptitle(title)
     _save(figure, path)

@@ -117,6 +117,8 @@ def test_posterior_of_a_gaussian_is_exact(t):
         (lambda: denoisers.gaussian(SCHEDULE, MEAN, -1.0), "covariance must be positive semidefinite"),
         (lambda: denoisers.gaussian_mixture(SCHEDULE, [0.5], MEANS, VARIANCES), r"want weights \(K,\) and variances \(K,\)"),
         (lambda: denoisers.gaussian_mixture(SCHEDULE, [0.5, 0.6], MEANS, VARIANCES), "weights must be >= 0 and sum to 1"),
+        (lambda: denoisers.gaussian_mixture(SCHEDULE, [1.0], [[0.0]], [-1.0]), "variances must be >= 0"),
+        (lambda: denoisers.empirical(SCHEDULE, []), r"points must be \(n,\) \+ event shape, n >= 1, got shape \(0,\)"),
         (
             lambda: denoisers.posterior(denoisers.gaussian(SCHEDULE, MEAN, 1.0), SCHEDULE, lambda x: x, jnp.zeros(2), 0.0),
             "noise_std must be > 0",

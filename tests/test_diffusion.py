@@ -13,7 +13,7 @@ from registry import SCHEDULES, VELOCITY8
 import genmod as gm
 from genmod import denoisers, losses, predictors, samplers, schedules
 from genmod.base import Likelihood
-from genmod.bijectors import CNF, Chain, ProbabilityFlow, Standardize
+from genmod.bijectors import CNF, Chain, ProbabilityFlow, Rescale, Standardize
 from genmod.conformance import COVARIANCE, MEAN, MEANS, VARIANCES, WEIGHTS
 from genmod.densities import Normal
 from genmod.divergence import Hutchinson
@@ -340,6 +340,30 @@ def test_guidance(key):
 VP = SCHEDULES["variance_preserving"]
 
 
+def test_posterior_sampling_of_a_gaussian():
+    """y = A x + noise on the side of the data, the diffusion behind a fixed layer: draws of x given y are exact."""
+    schedule, shift, scale, noise, num = schedules.Cosine(8.0, -8.0), 1.0, 2.0, 0.5, 4_000
+    flow = ProbabilityFlow(predictors.Known(gaussian, schedule))
+    layers = Chain((flow, Rescale(scale, shift)))
+    sampler = samplers.Steps(samplers.Heun(), samplers.UniformLogSNR(50))
+    model = Diffusion(Flow(layers, schedule.prior((2,))), sampler=sampler)
+    params = model.init(jax.random.key(0), jnp.zeros((2, 2)))
+    y = jnp.full((num, 1), 3.0)
+    x = np.asarray(model.sample_posterior(params, jax.random.key(1), y, first_plus_second, noise), np.float64)
+    mean, covariance = shift + scale * MEAN, scale**2 * COVARIANCE
+    a = np.array([[1.0, 1.0]])
+    gain = covariance @ a.T / (a @ covariance @ a.T + noise**2)
+    wanted, spread = mean + gain[:, 0] * (3.0 - (a @ mean)[0]), covariance - gain @ a @ covariance
+    assert (np.abs(x.mean(0) - wanted) < NUM_SEM * np.sqrt(np.diag(spread) / num) + 0.02).all()  # 0.02: of the steps
+    np.testing.assert_allclose(np.cov(x.T), spread, atol=0.06 * np.diag(spread).max())
+    with pytest.raises(ValueError, match=r"y must have the shape that observe returns, \(1,\), got \(2,\)"):
+        model.sample_posterior(params, jax.random.key(1), jnp.zeros((3, 2)), first_plus_second, noise)
+
+
+def first_plus_second(x):
+    return x[:1] + x[1:]
+
+
 @pytest.mark.parametrize(
     ("make", "error", "match"),
     [
@@ -376,6 +400,25 @@ VP = SCHEDULES["variance_preserving"]
             r"a prediction must have the shape of x, \(2,\), got \(1,\)",
         ),
         (lambda: Bound(num_times=0), ValueError, "num_times must be an integer >= 1"),
+        (lambda: predictors.Known(gaussian, "vp"), TypeError, "schedule must be a Schedule, got 'vp'"),
+        (lambda: predictors.Known(0.5), TypeError, "denoiser_of must be a function of the schedule, got 0.5"),
+        (
+            lambda: losses.variational_bound(lambda x, t: x, VP, jnp.zeros(2), jax.random.key(0), num_times=0),
+            ValueError,
+            "num_times must be an integer >= 1, got 0",
+        ),
+        (
+            lambda: losses.variational_bound(lambda x, t: x, VP, jnp.zeros(2), jax.random.key(0), times=np.array([0.1, 0.9])),
+            ValueError,
+            r"times must fall from noise to data, got \[0.1 0.9\]",
+        ),
+        (
+            lambda: losses.denoising(
+                lambda x, t: x, VP, jnp.zeros((3, 2)), jnp.full(3, 0.5), jnp.zeros((3, 2)), weighting="simple"
+            ),
+            TypeError,
+            "weighting must be a Weighting such as losses.Simple.., got 'simple'",
+        ),
         (lambda: losses.MinSNR(0.0), ValueError, "gamma must be > 0"),
         (
             lambda: losses.denoising(lambda x, t: x, VP, jnp.zeros((3, 2)), jnp.zeros(2), jnp.zeros((3, 2))),

@@ -546,4 +546,6 @@ def test_times_outside_are_refused():
 
 def test_guidance_wants_a_context():
     with pytest.raises(ValueError, match="guidance and context_dropout want context_shape"):
-        gm.flows.flow_matching((2,), guidance=2.0)
+        gm.flows.flow_matching((2,), context_dropout=0.1)
+    with pytest.raises(ValueError, match="guidance=2.0 wants an unconditional branch: train it with context_dropout > 0"):
+        gm.flows.flow_matching((2,), guidance=2.0, context_shape=(1,))

@@ -9,6 +9,7 @@ import pytest
 
 import genmod as gm
 from experiments import image_flow
+from experiments.common import with_labels
 
 SMALL = image_flow.Config(num_layers=1, num_scales=2, hidden_channels=4, num_steps=3, batch_size=16, num_draws=2, num_test=8)
 FIGURES = {f"{name}.png" for name in ("samples", "temperatures", "reconstruction", "interpolation", "training")}
@@ -32,7 +33,7 @@ def test_every_option_builds_a_model(field):
     config = dataclasses.replace(SMALL, **field)
     data = image_flow.load(config)
     model = image_flow.build(config, data)
-    x, context = image_flow.pair(config, data, "train", 8)
+    x, context = with_labels(data, "train", config.class_conditional, 8)
     shapes = jax.eval_shape(lambda key: model.log_prob(model.init(key, x, context), x, context, key=key), jax.random.key(0))
     assert shapes.shape == (8,) and model.likelihood is gm.Likelihood.LOWER_BOUND
 

@@ -19,6 +19,7 @@ DETERMINISTIC = {name: case for name, case in STEPPERS.items() if case.order is 
 RANDOM = {name: case for name, case in STEPPERS.items() if case.order is None}
 CONTINUOUS = ("variance_preserving", "sub_variance_preserving", "cosine", "variance_exploding", "edm", "straight")
 NUM_SEM = 4.5
+KEY = jax.random.key(0)
 
 
 def steps(stepper, grid=samplers.UniformLogSNR):
@@ -140,6 +141,30 @@ def test_reverse_sde_by_diffrax(solver):
     report = gm.check_sampler(lambda n: samplers.ReverseSDE(SDESteps(n, solver)), schedule, num_steps=(4, 128), num_draws=1_000)
     assert not report.errors
     check(report)
+
+
+def test_from_an_event_noised_in_part():
+    """SDEdit: x_t of a point, drawn anew from t = 0.4, has the law of x_0 given x_t; of a Gaussian, in closed form."""
+    schedule, t, num = schedules.Cosine(6.0, -6.0), 0.4, 4_000
+    alpha, sigma = (float(f(jnp.asarray(t))) for f in (schedule.alpha, schedule.sigma))
+    denoiser = denoisers.gaussian(schedule, np.zeros(1), 1.0)
+    sampler = samplers.Steps(samplers.Ancestral(), samplers.Times(tuple(np.linspace(t, 0.0, 101).tolist())))
+    x = jax.jit(jax.vmap(lambda key: sampler(key, denoiser, schedule, jnp.array([1.5]))))(jax.random.split(KEY, num))
+    mean, std = alpha / (alpha**2 + sigma**2) * 1.5, sigma / np.hypot(alpha, sigma)
+    assert abs(float(x.mean()) - mean) < NUM_SEM * std / np.sqrt(num)
+    assert abs(float(x.std()) / std - 1.0) < NUM_SEM / np.sqrt(2 * num) + 0.02  # of the steps
+
+
+def test_churn_keeps_to_its_range():
+    """No noise where the range is left out: Heun's own map; and elsewhere the draws differ."""
+    schedule, x = schedules.EDM(0.01, 10.0), jnp.array([3.0, -4.0])
+    denoiser = denoisers.gaussian(schedule, MEAN, COVARIANCE)
+
+    def draw(**options):
+        return samplers.Steps(samplers.Heun(**options), samplers.EDMGrid(8))(KEY, denoiser, schedule, x)
+
+    np.testing.assert_allclose(draw(churn=0.3, churn_range=(20.0, 30.0)), draw(), rtol=1e-5)
+    assert float(jnp.abs(draw(churn=0.3, churn_range=(0.05, 5.0)) - draw()).max()) > 1e-2
 
 
 @pytest.mark.parametrize("sampler", [samplers.ReverseODE(), samplers.Steps(samplers.DDIM(), samplers.UniformLogSNR(64))])
@@ -279,6 +304,24 @@ def test_annealed_langevin_finds_both_modes_with_their_weights():
         (lambda: samplers.DDIM(1.5), ValueError, r"eta must be in \[0, 1\], got 1.5"),
         (lambda: samplers.Ancestral("large"), ValueError, "variance must be 'posterior' or 'forward', got 'large'"),
         (lambda: samplers.Heun(churn=0.5), ValueError, "churn must be in"),
+        (lambda: samplers.Heun(churn=0.1, churn_range=(2.0, 1.0)), ValueError, "churn_range must be .low, high."),
+        (lambda: samplers.ReverseODE("heun"), TypeError, "integrator must be a Integrator, got 'heun'"),
+        (lambda: samplers.ReverseSDE(50), TypeError, "steps must be a SDESteps, got 50"),
+        (
+            lambda: samplers.Steps()(KEY, lambda x, t: x, schedules.Cosine(), jnp.zeros(2, int)),
+            TypeError,
+            "x must be floating point, got int",
+        ),
+        (
+            lambda: samplers.Steps(samplers.DPMSolverPlusPlus())(KEY, lambda x, t: x[:1], schedules.Cosine(), jnp.zeros(2)),
+            ValueError,
+            r"the denoiser must return the shape of its input, \(2,\), got \(1,\)",
+        ),
+        (
+            lambda: samplers.langevin(KEY, lambda x: x[:1], jnp.zeros(2), step_size=0.1, num_steps=2),
+            ValueError,
+            r"score_fn must return the shape of its input, \(2,\), got \(1,\)",
+        ),
         (lambda: samplers.PredictorCorrector(snr=0.0), ValueError, "snr must be > 0"),
         (lambda: samplers.PredictorCorrector("euler"), TypeError, "predictor must be a Stepper"),
         (lambda: samplers.AnnealedLangevin(4.0), ValueError, r"step_size must be in \(0, 4\)"),

@@ -133,6 +133,10 @@ def test_discrete_chains():
         chain = sch.LinearBetas(num, 0.1 / num, 20.0 / num)
         error = jnp.abs(chain.log_snr(t) - chain.continuous_limit().log_snr(t))[9:].max()
         assert chain.continuous_limit() == sch.VariancePreserving(0.1, 20.0) and error < 10 * bound
+    # Between the steps beta is continuous, and near the chain's own: an adaptive solver sees no corner.
+    edge = t[1:-1] - 1e-9, t[1:-1] + 1e-9
+    np.testing.assert_allclose(schedule.drift(edge[0]), schedule.drift(edge[1]), rtol=1e-4)
+    np.testing.assert_allclose(-2 * schedule.drift(t[:-1]) / 1_000, -np.log1p(-betas[:-1]), rtol=0.2, atol=1e-5)
     cosine = sch.CosineBetas(1_000)
     assert cosine.betas().max() == 0.999
     angle = 0.5 * np.pi * (0.5 + 0.008) / 1.008
@@ -159,6 +163,7 @@ def rising(t):
         (lambda: sch.Cosine(-3.0, 3.0), "wants log_snr_min < log_snr_max, got 3.0, -3.0: the noise must grow"),
         (lambda: sch.VariancePreserving(times=(0.5, 0.1)), "times must be .low, high. with 0 <= low < high <= 1, got"),
         (lambda: sch.LinearBetas(0), "num_steps must be an integer >= 1, got 0"),
+        (lambda: sch.LinearBetas(1), "num_steps must be at least 2, got 1"),
         (lambda: sch.LinearBetas(10, 0.1, 1.5), r"the betas must lie in \(0, 1\), got 0.1 to 1.5"),
         (lambda: sch.Custom(rising, falling), "the signal-to-noise ratio must fall with t; it does not at t = 0.0"),
         (lambda: sch.Custom(falling, lambda t: t - 0.5), "alpha_fn and sigma_fn must be positive inside times"),
