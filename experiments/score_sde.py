@@ -69,6 +69,8 @@ class Config:
     num_test: int = 20_000
     num_samples: int = 2_000
     """Samples in each Wasserstein distance."""
+    num_distances: int = 5
+    """Distances, of fresh samples each, whose mean is reported."""
     seed: int = 0
 
 
@@ -76,9 +78,13 @@ def experiment(config: Config, run: gm.run.Run) -> dict[str, Any]:
     key = jax.random.key(config.seed)
     data = load(config, stream(key, "data"))
     test = data.sample(stream(key, "test"), config.num_test)
-    floor = w2(data.sample(stream(key, "one"), config.num_samples), data.sample(stream(key, "other"), config.num_samples))
-    metrics: dict[str, Any] = {"model": "score_sde", "data": data.name, "limit_nats": data.entropy, "w2_floor": floor}
-    rows, weights, distances = [], [], [{"sampler": "fresh data", **dict.fromkeys(config.schedules, f"{floor:.4f}")}]
+    num = config.num_distances * config.num_samples
+    fresh, other = (data.sample(stream(key, name), num) for name in ("one", "other"))
+    floor, floor_sem = w2(config, fresh, other)
+    metrics: dict[str, Any] = {"model": "score_sde", "data": data.name, "limit_nats": data.entropy}
+    metrics |= {"w2_floor": floor, "w2_floor_sem": floor_sem}
+    shown_floor = gm.run.with_error(floor, floor_sem)
+    rows, weights, distances = [], [], [{"sampler": "fresh data", **dict.fromkeys(config.schedules, shown_floor)}]
     distances += [{"sampler": name} for name in SAMPLERS]
     for name in config.schedules:
         model = build(config, name)
@@ -117,10 +123,10 @@ def experiment(config: Config, run: gm.run.Run) -> dict[str, Any]:
         drawn = {}
         for row, (label, sampler) in zip(distances[1:], SAMPLERS.items(), strict=True):
             sampled = dataclasses.replace(model, sampler=sampler)
-            drawn[label] = sampled.sample(fit.params, stream(key, f"{name} {label}"), config.num_samples)
-            fresh = data.sample(stream(key, "one"), config.num_samples)
-            metrics[f"{name}_w2_{label}"] = w2(drawn[label], fresh)
-            row[name] = f"{metrics[f'{name}_w2_{label}']:.4f}"
+            drawn[label] = sampled.sample(fit.params, stream(key, f"{name} {label}"), num)
+            distance, sem = w2(config, drawn[label], fresh)
+            metrics |= {f"{name}_w2_{label}": distance, f"{name}_w2_{label}_sem": sem}
+            row[name] = gm.run.with_error(distance, sem)
         if config.data in MODES:
             weights += [{"schedule": name, "samples": label} | shares(config.data, x) for label, x in drawn.items()]
             metrics[f"{name}_mode_chi2"] = max(row["chi^2 / (modes - 1)"] for row in weights if row["schedule"] == name)
@@ -162,9 +168,11 @@ def build(config: Config, name: str) -> gm.models.Diffusion:
     return gm.flows.diffusion((2,), schedule=SCHEDULES[name], kind=config.kind, hidden_sizes=config.hidden_sizes)
 
 
-def w2(x: jax.Array, y: jax.Array) -> float:
-    """The Wasserstein distance of order 2 between two equally large samples, exactly."""
-    return float(gm.metrics.wasserstein(x, y))
+def w2(config: Config, x: jax.Array, y: jax.Array) -> tuple[float, float]:
+    """The Wasserstein distance of order 2 between samples, exactly: mean of `num_distances` and its standard error."""
+    pairs = zip(np.split(np.asarray(x), config.num_distances), np.split(np.asarray(y), config.num_distances), strict=True)
+    mean, sem = gm.metrics.mean_and_sem(np.array([float(gm.metrics.wasserstein(a, b)) for a, b in pairs]))
+    return float(mean), float(sem)
 
 
 def draw(run: gm.run.Run, name: str, data: gm.data.Dataset, model, fit: gm.Fit, test, drawn, key) -> None:
@@ -189,8 +197,5 @@ def draw(run: gm.run.Run, name: str, data: gm.data.Dataset, model, fit: gm.Fit, 
 
 
 if __name__ == "__main__":
-    gm.run.main(
-        experiment,
-        Config,
-        quick={"num_steps": 500, "hidden_sizes": (64, 64), "num_train": 5_000, "num_test": 500, "num_samples": 200},
-    )
+    small = {"num_train": 5_000, "num_test": 500, "num_samples": 200, "num_distances": 2}
+    gm.run.main(experiment, Config, quick={"num_steps": 500, "hidden_sizes": (64, 64), **small})
