@@ -135,7 +135,7 @@ def likelihoods(config: Config, model: gm.models.Dequantized, params: Any, data:
             found |= {gm.Likelihood.LOWER_BOUND.nll_key: nats, f"{gm.Likelihood.LOWER_BOUND.nll_key}_sem": sem}
     y = model.dequantize(x, jax.random.uniform(stream(key, "parts"), x.shape))
     parts = jax.jit(diffusion_of(with_diffusion(model, bound=bound)).bound_parts)(
-        params["model"], stream(key, "parts"), y, context
+        params["model"], stream(key, "bound"), y, context
     )
     return found | {f"bound_{name}_nats": float(part.mean()) for name, part in parts._asdict().items()}
 

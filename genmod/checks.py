@@ -84,9 +84,14 @@ def check_time(t: ArrayLike) -> Array:
     return t
 
 
-def check_positive(**values: float) -> None:
-    """Raises ValueError unless every named value is a finite number above zero."""
+def check_positive(**values: Any) -> None:
+    """Raises ValueError unless every named value is a finite number above zero, TypeError for what is no number; what is being
+    traced is let through."""
     for name, value in values.items():
+        if isinstance(value, Tracer):
+            continue
+        if np.ndim(value) or not isinstance(value, float | int | np.number | Array):
+            raise TypeError(f"{name} must be a number, got {value!r}")
         if not (math.isfinite(value) and value > 0):
             raise ValueError(f"{name} must be > 0 and finite, got {value}")
 
@@ -103,6 +108,13 @@ def check_parts(owner: Any, **kinds: type) -> None:
         value = getattr(owner, name)
         if not isinstance(value, kind):
             raise TypeError(f"{name} must be a {kind.__name__}, got {value!r}")
+
+
+def check_function(**named: Any) -> None:
+    """Raises TypeError for the first named value that cannot be called."""
+    for name, value in named.items():
+        if not callable(value):
+            raise TypeError(f"{name} must be a function, got {value!r}")
 
 
 def check_times(times: tuple[float, float]) -> None:

@@ -111,17 +111,20 @@ def check_sampler(
 
     sampler_of: number of steps -> sampler(key, denoiser, schedule, x) of ONE event x at the high end of `schedule.times`,
     which it moves to the low end; `denoised` says that it ends with D there. Draws start from the exact law at the high end, and
-    the largest number of steps is judged by them. Raises ValueError for fewer than two numbers of steps.
+    the largest number of steps is judged by them. Raises ValueError for fewer than two different numbers of steps, and for a
+    sampler that returns another shape than that of x.
     """
-    if len(num_steps) < 2:
-        raise ValueError(f"num_steps must hold at least two numbers, got {num_steps}")
+    if len(set(num_steps)) < 2:
+        raise ValueError(f"num_steps must hold at least two different numbers, got {num_steps}")
     keys = jax.random.split(jax.random.key(0) if key is None else key, 4)
     low, high = schedule.times
     denoiser = denoisers.gaussian(schedule, MEAN, COVARIANCE)
 
     def run(sampler, denoiser, key, x):
         keys = jax.random.split(key, x.shape[0])
-        return np.asarray(jax.jit(jax.vmap(lambda key, x: sampler(key, denoiser, schedule, x)))(keys, x), np.float64)
+        drawn = jax.jit(jax.vmap(lambda key, x: sampler(key, denoiser, schedule, x)))(keys, x)
+        _check_shape("sampler", drawn, x.shape)
+        return np.asarray(drawn, np.float64)
 
     def finish(denoiser, x):
         return jax.vmap(lambda x: denoiser(x, jnp.asarray(low, x.dtype)))(x) if denoised else x
@@ -155,8 +158,10 @@ def check_likelihood(
 
     log_prob_fn: (denoiser, schedule, base_log_prob, x, key) -> log p(x) of ONE event x, in nats, with `base_log_prob` the exact
     log-density at the high end. (For the Gaussian alone the divergence does not depend on x, and an error of the path would
-    go unseen.)
+    go unseen.) Raises ValueError for a log-density that is not a scalar, and for fewer than two keys or points.
     """
+    if num_points < 2 or num_keys < 2:
+        raise ValueError(f"num_points and num_keys must be at least 2, got {num_points}, {num_keys}")
     keys = jax.random.split(jax.random.key(0) if key is None else key, 4)
     low, high = schedule.times
     half = max(1, num_points // 2)
@@ -187,7 +192,9 @@ def _likelihood_errors(log_prob_fn, schedule, denoiser, base, true_log_prob, x, 
     @jax.jit
     def values(key):
         each = jax.random.split(key, x.shape[0])
-        return jax.vmap(lambda x, key: log_prob_fn(denoiser, schedule, base, x, key))(x, each)
+        found = jax.vmap(lambda x, key: log_prob_fn(denoiser, schedule, base, x, key))(x, each)
+        _check_shape("log_prob_fn", found, x.shape[:1])
+        return found
 
     truth = jax.vmap(true_log_prob)(x)
     return np.stack([np.asarray(values(k) - truth, np.float64) for k in jax.random.split(key, num_keys)])
@@ -206,11 +213,15 @@ def check_score(
 ) -> ScoreReport:
     """Holds a score of a mixture of Gaussians, (x, t) -> grad log p_t(x) of ONE event, against the closed form.
 
-    The mixture is as in `denoisers.gaussian_mixture`; times are equally spaced in log-SNR, points are draws of p_t.
+    The mixture is as in `denoisers.gaussian_mixture`; times are equally spaced in log-SNR, points are draws of p_t. Raises
+    ValueError for a score of another shape than that of x, for fewer than two times, and for a schedule whose log-SNR is not
+    finite at its ends.
     """
     keys = jax.random.split(jax.random.key(0) if key is None else key, num_times)
     low, high = schedule.times
     ends = schedule.log_snr(jnp.array([low, high]))
+    if num_times < 2 or not jnp.isfinite(ends).all():
+        raise ValueError(f"wants num_times >= 2 and a log-SNR that is finite at both ends, got {num_times}, {ends}")
     log_snr = jnp.linspace(ends[0], ends[1], num_times)
     t = schedule.time(log_snr)
     true_score = denoisers.score_fn(denoisers.gaussian_mixture(schedule, weights, means, variances), schedule)
@@ -220,7 +231,9 @@ def check_score(
         x0 = _mixture_draws(data_key, weights, means, variances, num_points)
         eps = jax.random.normal(noise_key, x0.shape, x0.dtype)
         x = schedule.alpha(t) * x0 + schedule.sigma(t) * eps
-        gap = jax.vmap(lambda x: score_fn(x, t) - true_score(x, t))(x)
+        found = jax.vmap(lambda x: score_fn(x, t))(x)
+        _check_shape("score_fn", found, x.shape)
+        gap = found - jax.vmap(lambda x: true_score(x, t))(x)
         return schedule.sigma(t) ** 2 * jnp.mean(gap**2)
 
     errors = np.asarray(jax.jit(lambda: jax.lax.map(lambda each: error(*each), (keys, t)))(), np.float64)
@@ -228,6 +241,11 @@ def check_score(
     size = int(np.prod(np.shape(means)[1:], dtype=int))
     nats = 0.5 * size * float(np.trapezoid(errors, -np.asarray(log_snr, np.float64)))
     return ScoreReport(np.asarray(t), errors, nats)
+
+
+def _check_shape(name: str, found: Array, wanted: tuple[int, ...]) -> None:
+    if found.shape != wanted:
+        raise ValueError(f"{name} must return shape {wanted[1:]} for one event, got {found.shape[1:]}")
 
 
 def _alpha_sigma(schedule: Schedule, t: float) -> tuple[float, float]:

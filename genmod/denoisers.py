@@ -18,7 +18,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from genmod.base import Array
-from genmod.checks import check_count, check_positive
+from genmod.checks import check_count, check_function, check_positive
 from genmod.schedules import Kind, Schedule, convert
 
 Denoiser = Callable[[Array, Array], Array]
@@ -29,9 +29,9 @@ def score_fn(denoiser: Denoiser, schedule: Schedule) -> Denoiser:
     return lambda x, t: convert(schedule, t, x, denoiser(x, t), "x0", "score")
 
 
-def from_prediction(fn: Callable[[Array, Array], Array], schedule: Schedule, kind: Kind) -> Denoiser:
-    """The denoiser of a function (x, t) that predicts another kind: "eps", "score", "v" or "velocity"."""
-    return lambda x, t: convert(schedule, t, x, fn(x, t), kind, "x0")
+def from_prediction(fn: Callable[[Array, Array], Array], schedule: Schedule, kind: Kind, *, data_scale: float = 1.0) -> Denoiser:
+    """The denoiser of a function (x, t) that predicts another kind, "eps", "score", "v", ...; data_scale: of "edm"."""
+    return lambda x, t: convert(schedule, t, x, fn(x, t), kind, "x0", data_scale=data_scale)
 
 
 def gaussian(schedule: Schedule, mean: ArrayLike, covariance: ArrayLike) -> Denoiser:
@@ -102,6 +102,7 @@ def empirical(schedule: Schedule, points: ArrayLike) -> Denoiser:
 
 def guided(conditional: Denoiser, unconditional: Denoiser, weight: float) -> Denoiser:
     """Classifier-free guidance, D_u + weight (D_c - D_u) (Ho & Salimans 2022, arXiv:2207.12598, eq. 6, weight = 1 + w)."""
+    check_function(conditional=conditional, unconditional=unconditional)
 
     def denoiser(x, t):
         without = unconditional(x, t)
@@ -114,8 +115,8 @@ def posterior(
     denoiser: Denoiser,
     schedule: Schedule,
     observe: Callable[[Array], Array],
-    y: Array,
-    noise_std: float,
+    y: ArrayLike,
+    noise_std: ArrayLike,
     *,
     num_iterations: int = 5,
 ) -> Denoiser:
@@ -123,7 +124,7 @@ def posterior(
 
     x_0 given x_t is taken for Gaussian, with mean D and covariance V = sigma^2 / alpha dD/dx (Rozet et al. 2024,
     arXiv:2405.13712, eqs. 18-21), and `observe` is linearised at D, A its derivative; both are exact for Gaussian data seen
-    through an affine map:
+    through an affine map, given an iteration for each observation:
 
         D + V A^T (noise_std^2 I + A V A^T)^-1 (y - observe(D))
 
@@ -132,23 +133,27 @@ def posterior(
     `observe = lambda x: mask * x` (with y masked too); any sampler then draws from the posterior. Raises ValueError where y
     has not the shape that `observe` returns, and for noise_std <= 0.
     """
+    check_function(denoiser=denoiser, observe=observe)
     check_positive(noise_std=noise_std)
     check_count(num_iterations=num_iterations)
+    y = jnp.asarray(y)
 
     def conditional(x, t):
         mean, pull = jax.vjp(lambda x: denoiser(x, t), x)
         seen, push = jax.linearize(observe, mean)
         transpose = jax.linear_transpose(push, mean)
-        if seen.shape != jnp.shape(y):
-            raise ValueError(f"y must have the shape that observe returns, {seen.shape}, got {jnp.shape(y)}")
-        scale = schedule.sigma(t) ** 2 / schedule.alpha(t)
+        if seen.shape != y.shape:
+            raise ValueError(f"y must have the shape that observe returns, {seen.shape}, got {y.shape}")
+        scale = (schedule.sigma(t) ** 2 / schedule.alpha(t)).astype(x.dtype)
+        single = jnp.promote_types(seen.dtype, jnp.float32)  # there is no linear algebra in half precision
+        noise = jnp.asarray(noise_std, single)
 
         def covariance(u):  # V A^T u, the Jacobian of D being symmetric
-            return scale * pull(transpose(u)[0])[0]
+            return scale * pull(transpose(u.astype(seen.dtype))[0])[0]
 
-        residual = y - seen
+        residual = y.astype(single) - seen.astype(single)
         solved, _ = jax.scipy.sparse.linalg.gmres(
-            lambda u: noise_std**2 * u + push(covariance(u)), residual, tol=1e-6, restart=num_iterations, maxiter=1
+            lambda u: noise**2 * u + push(covariance(u)).astype(single), residual, tol=1e-6, restart=num_iterations, maxiter=1
         )
         return mean + covariance(solved)
 

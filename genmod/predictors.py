@@ -17,9 +17,9 @@ import jax.numpy as jnp
 
 from genmod import nets
 from genmod.base import Array, Context, Description, Key, Params, Shape
-from genmod.checks import check_parts, check_positive
+from genmod.checks import check_function, check_parts, check_positive
 from genmod.denoisers import Denoiser
-from genmod.schedules import Kind, Schedule, VariancePreserving, check_kinds, convert
+from genmod.schedules import Kind, Schedule, VariancePreserving, check_kinds, check_schedule, convert
 
 
 class Predictor(Description, abc.ABC):
@@ -79,6 +79,7 @@ class Learned(Predictor):
         check_parts(self, schedule=Schedule)
         check_kinds(kind=self.kind)
         check_positive(data_scale=self.data_scale)
+        check_schedule(self.schedule)
         with jax.ensure_compile_time_eval():
             ends = self.schedule.log_snr(jnp.asarray(self.schedule.times))
             if not jnp.isfinite(ends).all():
@@ -118,8 +119,7 @@ class Known(Predictor):
     def __post_init__(self):
         super().__post_init__()
         check_parts(self, schedule=Schedule)
-        if not callable(self.denoiser_of):
-            raise TypeError(f"denoiser_of must be a function of the schedule, got {self.denoiser_of!r}")
+        check_function(denoiser_of=self.denoiser_of)
 
     def init(self, key, x, context=None):
         return {}

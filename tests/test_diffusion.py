@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import scipy.stats
 from registry import SCHEDULES, VELOCITY8
 
 import genmod as gm
@@ -54,6 +55,48 @@ def test_likelihood_of_the_probability_flow(name, x64):
     log_prob_fn = functools.partial(log_prob_by_flow, TIGHT, gm.divergence.Exact())
     report = gm.check_likelihood(log_prob_fn, SCHEDULES[name], num_points=32, num_keys=2)
     assert report.largest < 1e-5 and report.probe_std == 0, report
+
+
+@pytest.mark.parametrize("name", ["variance_preserving", "edm"])
+def test_log_prob_of_the_model_is_that_of_its_prior_pushed_through_the_flow(name, x64):
+    """What `Diffusion.log_prob` scores: the flow starts from N(0, prior_scale^2), not from the data's own law at the high end."""
+    schedule = SCHEDULES[name]
+    model = exact(gaussian, schedule, integrator=TIGHT)
+    variances, basis = np.linalg.eigh(COVARIANCE)
+
+    def law(t):
+        alpha, sigma = (float(fn(jnp.asarray(t))) for fn in (schedule.alpha, schedule.sigma))
+        return alpha * MEAN, np.sqrt(alpha**2 * variances + sigma**2)
+
+    (low, low_std), (high, high_std) = (law(t) for t in schedule.times)
+    gain = basis @ np.diag(low_std / high_std) @ basis.T
+    mean, covariance = low - gain @ high, schedule.prior_scale**2 * gain @ gain.T
+    x = np.random.default_rng(0).multivariate_normal(MEAN, COVARIANCE, 16)
+    wanted = scipy.stats.multivariate_normal(mean, covariance).logpdf(x)
+    np.testing.assert_allclose(model.log_prob(NOTHING, x), wanted, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("call", "match"),
+    [
+        (
+            lambda: gm.check_sampler(lambda n: lambda k, d, s, x: x[:1], VP),
+            r"sampler must return shape \(2,\) for one event, got",
+        ),
+        (lambda: gm.check_sampler(lambda n: samplers.Steps(), VP, num_steps=(8, 8)), "at least two different numbers"),
+        (lambda: gm.check_likelihood(lambda d, s, b, x, k: x[:1], VP), r"log_prob_fn must return shape \(\) for one event"),
+        (lambda: gm.check_likelihood(lambda d, s, b, x, k: x[0], VP, num_keys=1), "num_points and num_keys must be at least 2"),
+        (lambda: gm.check_score(lambda x, t: x[0], VP), r"score_fn must return shape \(2,\) for one event, got \(\)"),
+        (lambda: gm.check_score(lambda x, t: x, VP, num_times=1), "wants num_times >= 2"),
+        (
+            lambda: gm.check_score(lambda x, t: x, schedules.Custom(lambda t: 1.0 - t, lambda t: t + 0.0)),
+            "a log-SNR that is finite at both ends",
+        ),
+    ],
+)
+def test_the_kit_refuses_misshapen_answers(call, match):
+    with pytest.raises(ValueError, match=match):
+        call()
 
 
 def test_a_wrong_likelihood_is_found():
@@ -360,6 +403,29 @@ def test_posterior_sampling_of_a_gaussian():
         model.sample_posterior(params, jax.random.key(1), jnp.zeros((3, 2)), first_plus_second, noise)
 
 
+def test_posterior_sampling_with_a_context_and_a_curved_observation(key):
+    """One context for all or one for each; |x| seen almost without noise is the |x| of the draws."""
+    model = gm.flows.diffusion(
+        (2,),
+        hidden_sizes=(8,),
+        context_shape=(1,),
+        context_dropout=0.1,
+        guidance=2.0,
+        sampler=samplers.Steps(samplers.DDIM(), samplers.UniformLogSNR(40)),
+    )
+    params = model.init(key, jax.random.normal(key, (64, 2)), jnp.ones((64, 1)))
+    y = jnp.array([[1.0], [2.0], [3.0]])
+    draw = functools.partial(model.sample_posterior, params, key, y, length, 0.02)
+    np.testing.assert_allclose(draw(jnp.ones(1)), draw(jnp.ones((3, 1))), rtol=1e-5)
+    np.testing.assert_allclose(jax.vmap(length)(draw(jnp.ones(1))), y, rtol=0.1)
+    with pytest.raises(ValueError, match="is conditional: pass context"):
+        draw()
+
+
+def length(x):
+    return jnp.sqrt(jnp.sum(x**2, keepdims=True))
+
+
 def first_plus_second(x):
     return x[:1] + x[1:]
 
@@ -400,8 +466,43 @@ def first_plus_second(x):
             r"a prediction must have the shape of x, \(2,\), got \(1,\)",
         ),
         (lambda: Bound(num_times=0), ValueError, "num_times must be an integer >= 1"),
+        (
+            lambda: losses.variational_bound(lambda x, t: x[0], VP, jnp.zeros(2), jax.random.key(0)),
+            ValueError,
+            r"the denoiser must return the shape of its input, \(2,\), got \(\)",
+        ),
+        (
+            lambda: losses.variational_bound(lambda x, t: x, VP, jnp.zeros(2), jax.random.key(0), times=np.array([0.9, 0.0])),
+            ValueError,
+            "the bound wants noise and data at both of its ends",
+        ),
+        (
+            lambda: exact(gaussian, VP).bound_parts(NOTHING, jax.random.key(0), jnp.zeros((4, 3))),
+            ValueError,
+            r"x must have shape \(n,\) \+ \(2,\), got \(4, 3\)",
+        ),
+        (
+            lambda: exact(gaussian, VP).bound_parts(NOTHING, jax.random.key(0), jnp.zeros((4, 2)), jnp.zeros((4, 1))),
+            ValueError,
+            "Diffusion takes no context|Flow takes no context",
+        ),
+        (lambda: exact(gaussian, VP, bound=5), TypeError, "bound must be a Bound, got 5"),
+        (lambda: ProbabilityFlow(5), TypeError, "predictor must be a Predictor, got 5"),
+        (
+            lambda: exact(gaussian, VP).sample_posterior(NOTHING, jax.random.key(0), jnp.zeros((1, 1)), None, 0.1),
+            TypeError,
+            "observe must be a function, got None",
+        ),
+        (
+            lambda: exact(gaussian, VP).sample_posterior(NOTHING, jax.random.key(0), jnp.zeros((1, 1)), first_plus_second, "a"),
+            TypeError,
+            "noise_std must be a number, got 'a'",
+        ),
+        (lambda: denoisers.guided(gaussian(VP), None, 2.0), TypeError, "unconditional must be a function, got None"),
+        (lambda: losses.LogNormalTimes(0.0, -1.0), ValueError, "std must be > 0"),
+        (lambda: losses.EDMWeighting(0.0), ValueError, "data_scale must be > 0"),
         (lambda: predictors.Known(gaussian, "vp"), TypeError, "schedule must be a Schedule, got 'vp'"),
-        (lambda: predictors.Known(0.5), TypeError, "denoiser_of must be a function of the schedule, got 0.5"),
+        (lambda: predictors.Known(0.5), TypeError, "denoiser_of must be a function, got 0.5"),
         (
             lambda: losses.variational_bound(lambda x, t: x, VP, jnp.zeros(2), jax.random.key(0), num_times=0),
             ValueError,
@@ -410,7 +511,7 @@ def first_plus_second(x):
         (
             lambda: losses.variational_bound(lambda x, t: x, VP, jnp.zeros(2), jax.random.key(0), times=np.array([0.1, 0.9])),
             ValueError,
-            r"times must fall from noise to data, got \[0.1 0.9\]",
+            r"times must fall from noise to data, within \[0, 1\], got \[0.1 0.9\]",
         ),
         (
             lambda: losses.denoising(

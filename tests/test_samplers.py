@@ -155,6 +155,24 @@ def test_from_an_event_noised_in_part():
     assert abs(float(x.std()) / std - 1.0) < NUM_SEM / np.sqrt(2 * num) + 0.02  # of the steps
 
 
+@pytest.mark.parametrize("dtype", [jnp.float16, jnp.float32])
+@pytest.mark.parametrize(
+    "sampler",
+    [
+        samplers.Steps(samplers.Heun(0.1), samplers.UniformLogSNR(4)),
+        samplers.Steps(samplers.PredictorCorrector(), samplers.UniformLogSNR(4)),
+        samplers.ReverseODE(FixedSteps(4)),
+        samplers.ReverseSDE(SDESteps(4)),
+    ],
+    ids=["heun", "corrected", "ode", "sde"],
+)
+def test_draws_have_the_dtype_of_their_start(sampler, dtype, x64):
+    """With float64 switched on, and in half precision, which cannot hold the signal-to-noise ratios."""
+    schedule = schedules.VariancePreserving()
+    x = sampler(KEY, denoisers.gaussian(schedule, MEAN, COVARIANCE), schedule, jnp.array([1.0, -1.0], dtype))
+    assert x.dtype == dtype and jnp.isfinite(x).all()
+
+
 def test_churn_keeps_to_its_range():
     """No noise where the range is left out: Heun's own map; and elsewhere the draws differ."""
     schedule, x = schedules.EDM(0.01, 10.0), jnp.array([3.0, -4.0])

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from registry import SCHEDULES
 
-from genmod import schedules as sch
+from genmod import samplers, schedules as sch
 from genmod.schedules import KINDS, convert, noise_error, target_of
 
 pytestmark = pytest.mark.usefixtures("quick_compile", "x64")
@@ -144,6 +144,50 @@ def test_discrete_chains():
     np.testing.assert_allclose(cosine.alpha(jnp.asarray(0.5)) ** 2, wanted, rtol=1e-9)
 
 
+@every
+def test_integers_are_times(schedule):
+    """t = 1 as an int, a Python float and an array: one noise level."""
+    for fn in (schedule.alpha, schedule.sigma, schedule.log_snr, schedule.drift, schedule.diffusion, schedule.log_snr_rate):
+        if np.isfinite(wanted := float(fn(jnp.asarray(1.0)))):
+            np.testing.assert_allclose([float(fn(jnp.asarray(1))), float(fn(1)), float(fn(1.0))], wanted, rtol=1e-6)
+
+
+@every
+def test_time_has_the_derivative_of_the_inverse(schedule):
+    log_snr = schedule.log_snr(inner(schedule, 3)[1])
+    slope = jax.grad(schedule.time)(log_snr)
+    np.testing.assert_allclose(slope, 1.0 / schedule.log_snr_rate(schedule.time(log_snr)), rtol=1e-9)
+
+
+def test_custom_starts_from_its_own_noise():
+    """A variance exploding schedule of one's own must not start from N(0, 1)."""
+    assert sch.Custom(jnp.ones_like, wide).prior_scale == pytest.approx(80.0)
+    assert sch.Custom(jnp.ones_like, wide, prior_scale=90.0).prior((2,)).scale == 90.0
+
+
+def wide(t):
+    return 0.01 + 79.99 * t
+
+
+class Uneven(sch.Discrete):
+    """Half as many betas as steps."""
+
+    num_steps = 10
+
+    def betas(self):
+        return np.full(5, 0.1)
+
+
+class Rising(sch.Schedule):
+    """More signal as time goes on."""
+
+    def alpha(self, t):
+        return 0.1 + 0.8 * t
+
+    def sigma(self, t):
+        return 1.0 - 0.8 * t
+
+
 def falling(t):
     return 1.0 - 0.9 * t
 
@@ -163,10 +207,14 @@ def rising(t):
         (lambda: sch.Cosine(-3.0, 3.0), "wants log_snr_min < log_snr_max, got 3.0, -3.0: the noise must grow"),
         (lambda: sch.VariancePreserving(times=(0.5, 0.1)), "times must be .low, high. with 0 <= low < high <= 1, got"),
         (lambda: sch.LinearBetas(0), "num_steps must be an integer >= 1, got 0"),
+        (lambda: dataclasses.dataclass(frozen=True)(Uneven)(), r"betas\(\) must return num_steps=10 numbers, got \(5,\)"),
+        (lambda: samplers.Uniform(4).times(Rising()), "the signal-to-noise ratio must fall with t"),
+        (lambda: sch.VariancePreserving(0.1, np.inf), "wants 0 < beta_min <= beta_max"),
+        (lambda: sch.Custom(falling, rising, prior_scale=-1.0), "prior_scale must be > 0"),
         (lambda: sch.LinearBetas(1), "num_steps must be at least 2, got 1"),
         (lambda: sch.LinearBetas(10, 0.1, 1.5), r"the betas must lie in \(0, 1\), got 0.1 to 1.5"),
         (lambda: sch.Custom(rising, falling), "the signal-to-noise ratio must fall with t; it does not at t = 0.0"),
-        (lambda: sch.Custom(falling, lambda t: t - 0.5), "alpha_fn and sigma_fn must be positive inside times"),
+        (lambda: sch.Custom(falling, lambda t: t - 0.5), "alpha and sigma must be positive and finite inside times"),
         (
             lambda: convert(sch.Cosine(), jnp.ones(()), 1.0, 1.0, "noise", "x0"),
             "source must be one of 'x0', 'eps', .*, got 'noise'",

@@ -161,6 +161,10 @@ class ProbabilityFlow(ContinuousFlow):
     divergence: DivergenceEstimator = Exact()
     track: tuple[str, ...] = ()
 
+    def __post_init__(self):
+        super().__post_init__()
+        check_parts(self, predictor=Predictor)
+
     @property
     def context_shape(self):
         return self.predictor.context_shape

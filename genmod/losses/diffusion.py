@@ -94,13 +94,23 @@ def variational_bound(
     times: the chain, falling from noise to data (`Grid.times`); None: the limit of infinitely many steps, half the range of
     log-SNR times E|eps - eps^|^2 at `num_times` stratified uniform log-SNRs. DDPM's weight of the eps error in step t,
     beta_t^2 / (2 sigma_t^2 alpha_t (1 - alpha-bar_t)), is (SNR(s) / SNR(t) - 1) / 2 for its posterior variance. Raises
-    ValueError for times that do not fall and for num_times < 1.
+    ValueError for times that do not fall within [0, 1], for an end without noise or without data, for num_times < 1, and for a
+    denoiser that returns another shape.
     """
     check_count(num_times=num_times)
-    if times is not None and not (np.ndim(times) == 1 and len(times) > 1 and (np.diff(times) < 0).all()):
-        raise ValueError(f"times must fall from noise to data, got {times}")
+    if times is not None:
+        fall = np.ndim(times) == 1 and len(times) > 1 and (np.diff(times) < 0).all()
+        if not (fall and times[-1] >= 0 and times[0] <= 1):
+            raise ValueError(f"times must fall from noise to data, within [0, 1], got {times}")
     keys = jax.random.split(key, 3)
     ends = np.asarray(schedule.times if times is None else (times[-1], times[0]))
+    x0 = x0.astype(jnp.promote_types(x0.dtype, jnp.float32))  # the signal-to-noise ratio does not fit into less
+    with jax.ensure_compile_time_eval():
+        snr = jnp.exp(schedule.log_snr(jnp.asarray(ends)))
+        if not (jnp.isfinite(snr) & (snr > 0)).all():
+            raise ValueError(
+                f"the bound wants noise and data at both of its ends, but the signal-to-noise ratio at {ends} is {snr}"
+            )
     low, high = (jnp.asarray(end, x0.dtype) for end in ends)
     alpha, variance, wide = schedule.alpha(high), schedule.sigma(high) ** 2, schedule.prior_scale**2
     prior = 0.5 * jnp.sum((alpha * x0) ** 2) / wide + 0.5 * x0.size * (variance / wide - 1.0 - jnp.log(variance / wide))
@@ -108,7 +118,10 @@ def variational_bound(
     def error(key, t):
         """|x0 - D(x_t, t)|^2 at one draw of x_t."""
         x = schedule.perturb(t, x0, jax.random.normal(key, x0.shape, x0.dtype))
-        return jnp.sum((x0 - denoiser(x, t)) ** 2)
+        data = denoiser(x, t)
+        if data.shape != x0.shape:
+            raise ValueError(f"the denoiser must return the shape of its input, {x0.shape}, got {data.shape}")
+        return jnp.sum((x0 - data) ** 2)
 
     ratio = schedule.sigma(low) / schedule.alpha(low)
     reconstruction = 0.5 * error(keys[0], low) / ratio**2 + x0.size * (jnp.log(ratio) + 0.5 * np.log(2.0 * np.pi))

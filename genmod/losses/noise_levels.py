@@ -79,6 +79,10 @@ class EDMWeighting(Weighting):
 
     data_scale: float = 1.0
 
+    def __post_init__(self):
+        super().__post_init__()
+        check_positive(data_scale=self.data_scale)
+
     def __call__(self, schedule, t):
         return 1.0 + (schedule.sigma(t) / (schedule.alpha(t) * self.data_scale)) ** 2
 
@@ -112,7 +116,7 @@ class UniformLogSNRTimes(TimeSampler):
     def __call__(self, key, num, schedule, dtype: Any = float):
         ends = jnp.asarray(schedule.times, dtype)
         data, noise = schedule.log_snr(ends)
-        t = schedule.time(noise + (data - noise) * _fractions(key, num, dtype, self.independent))
+        t = schedule.time(noise + (data - noise) * _fractions(key, num, dtype, self.independent)).astype(dtype)
         return t, (data - noise) / (-schedule.log_snr_rate(t) * (ends[1] - ends[0]))
 
 
@@ -123,9 +127,13 @@ class LogNormalTimes(TimeSampler):
     mean: float = -1.2
     std: float = 1.2
 
+    def __post_init__(self):
+        super().__post_init__()
+        check_positive(std=self.std)
+
     def __call__(self, key, num, schedule, dtype: Any = float):
         log_ratio = self.mean + self.std * jax.random.normal(key, (num,), dtype)
-        return schedule.time(-2.0 * log_ratio), jnp.ones(num, dtype)
+        return schedule.time(-2.0 * log_ratio).astype(dtype), jnp.ones(num, dtype)
 
 
 def _fractions(key, num, dtype, independent):

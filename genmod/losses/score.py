@@ -12,10 +12,10 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.typing import ArrayLike
 
 from genmod.base import Array, Key
+from genmod.checks import check_positive
 from genmod.divergence import DivergenceEstimator, Exact, Hutchinson
 from genmod.metrics import mean_and_sem
 
@@ -54,8 +54,7 @@ def denoising_score_matching(score_fn: Score, x: Array, key: Key, *, sigma: Arra
 
     Raises ValueError for sigma <= 0.
     """
-    if not isinstance(sigma, jax.Array) and not np.all(np.asarray(sigma) > 0):
-        raise ValueError(f"sigma must be > 0, got {sigma}")
+    check_positive(sigma=sigma)
     noise = jax.random.normal(key, x.shape, x.dtype)
     score = jax.vmap(score_fn)(x + sigma * noise)
     if score.shape != x.shape:

@@ -25,7 +25,7 @@ from genmod import denoisers, losses, nets
 from genmod.base import Array, Context, Description, Key, Likelihood, Params
 from genmod.bijectors.combinators import Chain, before_inner, inner_layer, inner_params
 from genmod.bijectors.ode import ProbabilityFlow
-from genmod.checks import check_count, check_event, check_parts
+from genmod.checks import check_count, check_event, check_function, check_parts, check_positive
 from genmod.keys import check_key
 from genmod.losses.noise_levels import Simple, TimeSampler, UniformTimes, Weighting
 from genmod.models.base import Model, vmap_blocks
@@ -48,6 +48,8 @@ class Bound(Description):
     def __post_init__(self):
         super().__post_init__()
         check_count(num_times=self.num_times)
+        if self.grid is not None:
+            check_parts(self, grid=Grid)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,6 +82,8 @@ class Diffusion(Model):
     def __post_init__(self):
         super().__post_init__()
         check_parts(self, flow=Pushforward, weighting=Weighting, times=TimeSampler, sampler=Sampler)
+        if self.bound is not None:
+            check_parts(self, bound=Bound)
         schedule = self.predictor.schedule
         if self.flow.base != schedule.prior(self.flow.base.event_shape):
             raise ValueError(
@@ -115,9 +119,11 @@ class Diffusion(Model):
         """The parts of the variational bound of events x, (n,) + event_shape, each (n,), in nats.
 
         By `bound`, or the limit of infinitely many steps where there is none; the log-determinant of fixed layers counts as
-        reconstruction. context: (n,) + context_shape.
+        reconstruction. context: (n,) + context_shape, or one for all.
         """
-        keys = jax.random.split(key, x.shape[0])
+        x = check_event("x", x, self.event_shape, batched=True)
+        context = self.flow._one_context_each(context, x.shape[0])
+        keys = jax.random.split(check_key(key), x.shape[0])
         return jax.vmap(functools.partial(self._bound_parts, params), (0, None if context is None else 0, 0))(x, context, keys)
 
     def sample_posterior(
@@ -126,7 +132,7 @@ class Diffusion(Model):
         key: Key,
         y: ArrayLike,
         observe: Callable[[Array], Array],
-        noise_std: float,
+        noise_std: ArrayLike,
         context: ArrayLike | None = None,
         *,
         num_iterations: int = 5,
@@ -134,13 +140,16 @@ class Diffusion(Model):
         """Draws of events x given y = observe(x) + noise_std eps, one for each row of y, (n,) + event_shape. Compiled.
 
         y: (n,) + the shape that `observe` makes of one event, on the side of the data. observe: differentiable; a function of a
-        module compiles once. context: (n,) + context_shape, or one for all. By `sampler` with `denoisers.posterior`: exact for
-        Gaussian data and a linear `observe`, up to the sampler's steps, else by moments (see there, also for num_iterations).
-        Raises ValueError for a y of another shape and for noise_std <= 0.
+        module compiles once. context: (n,) + context_shape, or one for all. By `sampler` with `denoisers.posterior`: by moments,
+        which are exact for Gaussian data and an affine `observe`, given `num_iterations` for as many observations.
+        Raises ValueError for a y of another shape and for noise_std <= 0, TypeError for an `observe` that is no function.
         """
+        check_function(observe=observe)
+        check_positive(noise_std=noise_std)
+        check_count(num_iterations=num_iterations)
         y = check_event("y", y, None, batched=True)
         context = self.flow._one_context_each(context, y.shape[0])
-        return _sample_posterior(self, observe, noise_std, num_iterations, params, check_key(key), y, context)
+        return _sample_posterior(self, observe, num_iterations, params, check_key(key), y, noise_std, context)
 
     def _init(self, key, x, context):
         return self.flow.init(key, x, context)
@@ -213,8 +222,8 @@ class Diffusion(Model):
         return self.denoise(params, x, t, context)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
-def _sample_posterior(model, observe, noise_std, num_iterations, params, key, y, context):
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _sample_posterior(model, observe, num_iterations, params, key, y, noise_std, context):
     def denoiser_of(context, y):
         prior = functools.partial(model._denoiser, params, context)
         schedule = model.predictor.schedule

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from genmod import losses, nets
 from genmod.base import Array, Likelihood, Params, Shape
-from genmod.checks import check_count, check_positive
+from genmod.checks import check_count, check_parts, check_positive
 from genmod.divergence import DivergenceEstimator, Exact
 from genmod.models.base import Model, vmap_blocks
 from genmod.samplers.langevin import langevin
@@ -47,6 +47,7 @@ class ScoreModel(Model):
         super().__post_init__()
         if self.method not in ("explicit", "denoising"):
             raise ValueError(f"method must be 'explicit' or 'denoising', got {self.method!r}")
+        check_parts(self, divergence=DivergenceEstimator)
         check_positive(sigma=self.sigma, step_size=self.step_size, start_scale=self.start_scale)
         check_count(num_steps=self.num_steps)
 

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from genmod.base import Array
+from genmod.checks import check_count
 from genmod.nets.convolution import Conv
 
 
@@ -19,7 +20,8 @@ class UNet(nn.Module):
     Per resolution `num_blocks` residual blocks down and as many, and one, up, with hidden_channels times a multiplier; between
     resolutions the image is halved, so 2^(len(multipliers) - 1) must divide its height and width. Blocks are group
     normalised and scaled and shifted by an embedding of c and of the context (flat, if there is one). Self-attention stands
-    in the middle, and wherever an image has at most `attention_pixels` pixels. Raises ValueError for sizes that do not divide.
+    in the middle, and wherever an image has at most `attention_pixels` pixels. Raises ValueError for sizes that do not divide,
+    or are no counts.
     """
 
     hidden_channels: int = 32
@@ -33,6 +35,7 @@ class UNet(nn.Module):
     @nn.compact
     def __call__(self, x: Array, c: Array, context: Array | None = None) -> Array:
         factor = 2 ** (len(self.multipliers) - 1)
+        check_count(hidden_channels=self.hidden_channels, num_blocks=self.num_blocks, num_multipliers=len(self.multipliers))
         if x.ndim != 3 or x.shape[0] % factor or x.shape[1] % factor:
             raise ValueError(f"UNet wants an image (H, W, C) whose height and width {factor} divides, got shape {x.shape}")
         embedding = self._embed(c, context)

@@ -46,7 +46,7 @@ class SDESteps(Description):
         sign, span = (1.0 if t1 > t0 else -1.0), abs(t1 - t0)
 
         def time(u: Any) -> Array:
-            return jnp.asarray(t0 + sign * u)
+            return jnp.asarray(t0 + sign * u, x.dtype)
 
         step, shape = span / self.num_steps, jax.ShapeDtypeStruct(x.shape, x.dtype)
         noise = diffrax.VirtualBrownianTree(0.0, span, tol=step / 4, shape=shape, key=key, levy_area=_levy_area(self.solver))

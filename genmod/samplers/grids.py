@@ -13,7 +13,7 @@ import numpy as np
 
 from genmod.base import Array, Description
 from genmod.checks import check_count, check_positive
-from genmod.schedules import Schedule
+from genmod.schedules import Schedule, check_schedule
 
 
 class Grid(Description, abc.ABC):
@@ -26,7 +26,9 @@ class Grid(Description, abc.ABC):
         check_count(num_steps=self.num_steps)
 
     def times(self, schedule: Schedule) -> np.ndarray:
-        """(num_steps + 1,) times, falling; constants even inside `jit`."""
+        """(num_steps + 1,) times, falling; constants even inside `jit`. Raises ValueError where the schedule has none, and for a
+        schedule whose signal-to-noise ratio rises."""
+        check_schedule(schedule)
         with jax.ensure_compile_time_eval():
             times = np.asarray(self._times(schedule, jnp.linspace(0.0, 1.0, self.num_steps + 1)))
         if not (np.diff(times) < 0).all():
@@ -72,6 +74,11 @@ class UniformLogSNR(Grid):
 
     num_steps: int
     margin: float = 1e-4
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not 0 < self.margin < 0.5:
+            raise ValueError(f"margin must be in (0, 0.5), got {self.margin}")
 
     def _times(self, schedule, fraction):
         low, high = schedule.times

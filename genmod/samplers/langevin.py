@@ -12,7 +12,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from genmod.base import Array, Key
-from genmod.checks import check_count, check_event
+from genmod.checks import check_count, check_event, check_positive
 
 
 def langevin(
@@ -30,6 +30,7 @@ def langevin(
     floating point, ValueError where the score has another shape.
     """
     check_count(num_steps=num_steps)
+    check_positive(step_size=step_size)
     x = check_event("x", x, None)
     step_size = jnp.asarray(step_size, x.dtype)
 

@@ -16,6 +16,7 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from genmod.base import Array, Description, Key, mark_failed
 from genmod.checks import check_event, check_parts
@@ -29,9 +30,34 @@ from genmod.schedules import Schedule, convert
 class Sampler(Description, abc.ABC):
     """How an event is drawn with a denoiser."""
 
+    def __call__(self, key: Key, denoiser: Denoiser, schedule: Schedule, x: ArrayLike) -> Array:
+        """The event at the low end of `schedule.times` (or its denoised mean), from x at the high end.
+
+        Computed in float32 at least, returned in the dtype of x. Raises ValueError for a denoiser that returns another shape
+        than that of x, TypeError for an x that is not floating point.
+        """
+        x = check_event("x", x, None)
+        return self._sample(key, _checked(denoiser), schedule, _in_single(x)).astype(x.dtype)
+
     @abc.abstractmethod
-    def __call__(self, key: Key, denoiser: Denoiser, schedule: Schedule, x: Array) -> Array:
-        """The event at the low end of `schedule.times` (or its denoised mean), from x at the high end."""
+    def _sample(self, key: Key, denoiser: Denoiser, schedule: Schedule, x: Array) -> Array: ...
+
+
+def _in_single(x: Array) -> Array:
+    """x in float32 at least: half precision cannot tell the times of a long grid apart, nor hold their signal-to-noise ratios."""
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
+def _checked(denoiser: Denoiser) -> Denoiser:
+    """The denoiser, held to the shape and the dtype of its input."""
+
+    def checked(x, t):
+        data = denoiser(x, t)
+        if data.shape != x.shape:
+            raise ValueError(f"the denoiser must return the shape of its input, {x.shape}, got {data.shape}")
+        return data.astype(x.dtype)
+
+    return checked
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,8 +66,7 @@ class Steps(Sampler):
 
     `denoise` ends with one more evaluation, D(x, t_last), which takes off the last of the noise; without it the draws
     are those of the law at t_last. x is an event at the first time of the grid: by `Times` that start late, an event noised
-    in part is drawn anew from there (SDEdit, Meng et al. 2022, arXiv:2108.01073). Raises ValueError for a denoiser that
-    returns another shape than that of x, TypeError for an x that is not floating point.
+    in part is drawn anew from there (SDEdit, Meng et al. 2022, arXiv:2108.01073).
     """
 
     stepper: Stepper = DDIM()
@@ -57,34 +82,28 @@ class Steps(Sampler):
         """How often the denoiser is evaluated."""
         return self.grid.num_steps * self.stepper.num_evaluations + self.denoise
 
-    def __call__(self, key, denoiser, schedule, x):
+    def _sample(self, key, denoiser, schedule, x):
         return self._run(key, denoiser, schedule, x, keep=False)[0]
 
-    def trajectory(self, key: Key, denoiser: Denoiser, schedule: Schedule, x: Array) -> tuple[Array, Array]:
+    def trajectory(self, key: Key, denoiser: Denoiser, schedule: Schedule, x: ArrayLike) -> tuple[Array, Array]:
         """(times, states) on the way, (num_steps + 1,) and (num_steps + 1,) + the shape of x; never denoised."""
-        _, states = self._run(key, denoiser, schedule, x, keep=True)
+        x = _in_single(check_event("x", x, None))
+        _, states = self._run(key, _checked(denoiser), schedule, x, keep=True)
         assert states is not None
         return jnp.asarray(self.grid.times(schedule), x.dtype), jnp.concatenate([x[None], states])
 
     def _run(self, key, denoiser, schedule, x, keep):
-        x = check_event("x", x, None)
         times = jnp.asarray(self.grid.times(schedule), x.dtype)
-
-        def checked(x, t):
-            data = denoiser(x, t)
-            if data.shape != x.shape:
-                raise ValueError(f"the denoiser must return the shape of its input, {x.shape}, got {data.shape}")
-            return data
 
         def step(state, each):
             key, t, s = each
             x, carry = state
-            x, carry = self.stepper.step(key, checked, schedule, x, t, s, carry)
+            x, carry = self.stepper.step(key, denoiser, schedule, x, t, s, carry)
             return (x, carry), x if keep else None
 
         keys = jax.random.split(key, self.grid.num_steps)
         (x, _), states = jax.lax.scan(step, (x, self.stepper.init(x)), (keys, times[:-1], times[1:]))
-        return checked(x, times[-1]) if self.denoise else x, states
+        return denoiser(x, times[-1]) if self.denoise else x, states
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,7 +119,7 @@ class ReverseODE(Sampler):
         super().__post_init__()
         check_parts(self, integrator=Integrator)
 
-    def __call__(self, key, denoiser, schedule, x):
+    def _sample(self, key, denoiser, schedule, x):
         low, high = schedule.times
         # What the denoiser closes over is passed to the solver, through which gradients then flow.
         pure, constants = jax.closure_convert(
@@ -123,7 +142,7 @@ class ReverseSDE(Sampler):
         super().__post_init__()
         check_parts(self, steps=SDESteps)
 
-    def __call__(self, key, denoiser, schedule, x):
+    def _sample(self, key, denoiser, schedule, x):
         low, high = schedule.times
 
         def drift(t, x):

@@ -116,6 +116,7 @@ class Heun(Stepper):
 
     def __post_init__(self):
         super().__post_init__()
+        check_positive(noise_scale=self.noise_scale)
         if not 0 <= self.churn <= math.sqrt(2) - 1:
             raise ValueError(f"churn must be in [0, sqrt(2) - 1], got {self.churn}")
         if not (len(self.churn_range) == 2 and 0 <= self.churn_range[0] < self.churn_range[1]):

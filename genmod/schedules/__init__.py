@@ -1,6 +1,6 @@
 """Noise schedules: alpha(t) and sigma(t) of x_t = alpha x_0 + sigma eps, from data at t = 0 to noise at t = 1."""
 
-from genmod.schedules.base import Schedule as Schedule
+from genmod.schedules.base import Schedule as Schedule, check_schedule as check_schedule
 from genmod.schedules.continuous import (
     EDM as EDM,
     Cosine as Cosine,

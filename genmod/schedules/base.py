@@ -13,10 +13,11 @@ import abc
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import ArrayLike
 
 from genmod.base import Array, Description, Shape
-from genmod.checks import check_times
+from genmod.checks import check, check_times
 from genmod.densities import Normal
 
 
@@ -45,6 +46,7 @@ class Schedule(Description, abc.ABC):
 
     def rates(self, t: Array) -> tuple[Array, Array]:
         """(alpha', sigma')."""
+        t = real(t)
         one = jnp.ones_like(t)
         return jax.jvp(self.alpha, (t,), (one,))[1], jax.jvp(self.sigma, (t,), (one,))[1]
 
@@ -54,6 +56,7 @@ class Schedule(Description, abc.ABC):
 
     def log_snr_rate(self, t: Array) -> Array:
         """lambda' < 0."""
+        t = real(t)
         return jax.jvp(self.log_snr, (t,), (jnp.ones_like(t),))[1]
 
     def drift(self, t: Array) -> Array:
@@ -80,9 +83,13 @@ class Schedule(Description, abc.ABC):
         return Normal(event_shape, self.prior_scale)
 
     def time(self, log_snr: ArrayLike) -> Array:
-        """The t in `times` at which lambda(t) = log_snr, by bisection to rounding; an end where there is none."""
-        log_snr = jnp.asarray(log_snr)
-        log_snr = log_snr.astype(jnp.promote_types(log_snr.dtype, jnp.float32))
+        """The t in `times` at which lambda(t) = log_snr, by bisection to rounding; an end where there is none.
+
+        In float32 at least. Its derivative is 1 / lambda'.
+        """
+        wanted = jnp.asarray(log_snr)
+        wanted = wanted.astype(jnp.promote_types(wanted.dtype, jnp.float32))
+        log_snr = jax.lax.stop_gradient(wanted)
         low, high = (jnp.full_like(log_snr, end) for end in self.times)
 
         def halve(_, ends):
@@ -92,4 +99,27 @@ class Schedule(Description, abc.ABC):
             return jnp.where(before, middle, low), jnp.where(before, high, middle)
 
         low, high = jax.lax.fori_loop(0, jnp.finfo(log_snr.dtype).nmant + 8, halve, (low, high))
-        return 0.5 * (low + high)
+        t = jax.lax.stop_gradient(0.5 * (low + high))
+        rate = jax.lax.stop_gradient(self.log_snr_rate(t))
+        known = jnp.isfinite(rate) & (rate != 0)
+        return t + jnp.where(known, (wanted - log_snr) / jnp.where(known, rate, 1.0), 0.0)
+
+
+def real(t: ArrayLike) -> Array:
+    """t as an array of floats."""
+    t = jnp.asarray(t)
+    return t if jnp.issubdtype(t.dtype, jnp.floating) else t.astype(float)
+
+
+def check_schedule(schedule: Schedule) -> None:
+    """Raises ValueError unless alpha and sigma are positive and finite inside `times`, of the shape of t, and the
+    signal-to-noise ratio falls there; as seen at 64 times."""
+    with jax.ensure_compile_time_eval():
+        t = jnp.linspace(*schedule.times, 66)[1:-1]
+        alpha, sigma = np.asarray(schedule.alpha(t)), np.asarray(schedule.sigma(t))
+    check(alpha.shape == sigma.shape == t.shape, "alpha and sigma must return the shape of t")
+    positive = (alpha > 0).all() and (sigma > 0).all() and np.isfinite(alpha).all() and np.isfinite(sigma).all()
+    check(positive, f"alpha and sigma must be positive and finite inside times={schedule.times}")
+    rises = np.flatnonzero(np.diff(alpha / sigma) >= 0)
+    if rises.size:
+        raise ValueError(f"the signal-to-noise ratio must fall with t; it does not at t = {float(t[rises[0]]):.3f}")

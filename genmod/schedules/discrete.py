@@ -10,7 +10,7 @@ import numpy as np
 from scipy.interpolate import PchipInterpolator
 
 from genmod.checks import check, check_count
-from genmod.schedules.base import Schedule
+from genmod.schedules.base import Schedule, real
 from genmod.schedules.continuous import VariancePreserving
 
 
@@ -28,7 +28,8 @@ class Discrete(Schedule, abc.ABC):
         check_count(num_steps=self.num_steps)
         check(self.num_steps > 1, f"num_steps must be at least 2, got {self.num_steps}")
         super().__post_init__()
-        betas = self.betas()
+        betas = np.asarray(self.betas())
+        check(betas.shape == (self.num_steps,), f"betas() must return num_steps={self.num_steps} numbers, got {betas.shape}")
         check(((betas > 0) & (betas < 1)).all(), f"the betas must lie in (0, 1), got {betas.min()} to {betas.max()}")
 
     @property
@@ -46,7 +47,7 @@ class Discrete(Schedule, abc.ABC):
         return jnp.sqrt(-jnp.expm1(self._log_alpha_bar(t)))
 
     def _log_alpha_bar(self, t):
-        place = jnp.asarray(t) * self.num_steps
+        place = real(t) * self.num_steps
         step = jnp.clip(jax.lax.stop_gradient(place).astype(int), 0, self.num_steps - 1)
         cubic, square, slope, value = jnp.asarray(_cubics(self), place.dtype)[:, step]
         u = place - step
@@ -56,7 +57,7 @@ class Discrete(Schedule, abc.ABC):
 @functools.lru_cache(maxsize=64)
 def _cubics(schedule: Discrete) -> np.ndarray:
     """Coefficients of log alpha-bar in the steps since i, (4, T), highest power first."""
-    values = np.concatenate([[0.0], np.cumsum(np.log1p(-schedule.betas()))])
+    values = np.concatenate([[0.0], np.cumsum(np.log1p(-np.asarray(schedule.betas())))])
     return PchipInterpolator(np.arange(len(values)), values).c
 
 
