@@ -19,6 +19,7 @@ import numpy as np
 import genmod as gm
 from experiments import density
 from experiments.common import adam_with_cosine
+from genmod.bijectors.combinators import before_inner
 from genmod.keys import stream
 
 SCHEDULES = {
@@ -26,7 +27,7 @@ SCHEDULES = {
     "vp": gm.schedules.VariancePreserving(),
     "sub_vp": gm.schedules.SubVariancePreserving(),
 }
-SAMPLERS = {
+SAMPLERS: dict[str, Any] = {
     "probability flow": gm.samplers.ReverseODE(),
     "Heun, 50": gm.samplers.Steps(gm.samplers.Heun(), gm.samplers.UniformLogSNR(50), denoise=False),
     "DPM-Solver++, 50": gm.samplers.Steps(gm.samplers.DPMSolverPlusPlus(), gm.samplers.UniformLogSNR(50), denoise=False),
@@ -182,18 +183,39 @@ def draw(run: gm.run.Run, name: str, data: gm.data.Dataset, model, fit: gm.Fit, 
     gm.plot.samples(run.figure(f"samples_{name}"), test, drawn, title=title)
     schedule, num = model.predictor.schedule, 12
     denoiser = functools.partial(model.denoise, fit.params)
-    paths = {}
+    keys = jax.random.split(key, 3)
+    latent = before_inner(model.flow.bijector, fit.params["bijector"], test[:num])
+    times = SAMPLERS["reverse SDE, 500"].grid.times(schedule)
+    paths = {"forward SDE": noised(schedule, times[::-1], latent, keys[0])}
+    noise = model.flow.base.sample({}, keys[1], (num,))
     for label in ("reverse SDE, 500", "Heun, 50"):
-        sampler = SAMPLERS[label]
-        assert isinstance(sampler, gm.samplers.Steps)
-        noise = model.flow.base.sample({}, key, (num,))
-        keys = jax.random.split(key, num)
-        run_all = jax.jit(jax.vmap(lambda key, x, s=sampler: s.trajectory(key, denoiser, schedule, x)[1]))
-        states, times = run_all(keys, noise), sampler.grid.times(schedule)
-        paths[label.split(",")[0]] = (
-            np.asarray(states) / np.sqrt(1 + np.asarray(schedule.sigma(jnp.asarray(times))) ** 2)[None, :, None]
+        run_all = jax.jit(
+            jax.vmap(lambda key, x, sampler=SAMPLERS[label]: sampler.trajectory(key, denoiser, schedule, x), out_axes=(None, 0))
         )
+        times, states = run_all(jax.random.split(keys[2], num), noise)
+        paths[label.split(",")[0]] = unit(schedule, times, states)
     gm.plot.trajectories(run.figure(f"paths_{name}"), paths, title=f"{title}: paths, scaled to unit variance")
+
+
+def noised(schedule: gm.schedules.Schedule, times: np.ndarray, x0: jax.Array, key: jax.Array) -> jax.Array:
+    """Paths of the forward SDE from x0, (n, D), by its transitions between rising times: (n, times, D), of unit variance."""
+    t = jnp.asarray(times, x0.dtype)
+    keys = jax.random.split(key, len(times))
+    first = schedule.perturb(t[0], x0, jax.random.normal(keys[0], x0.shape, x0.dtype))
+
+    def step(x, each):
+        key, s, t = each
+        scale, std = schedule.transition(s, t)
+        x = scale * x + std * jax.random.normal(key, x.shape, x.dtype)
+        return x, x
+
+    _, states = jax.lax.scan(step, first, (keys[1:], t[:-1], t[1:]))
+    return unit(schedule, t, jnp.concatenate([first[None], states]).swapaxes(0, 1))
+
+
+def unit(schedule: gm.schedules.Schedule, times: jax.Array, states: jax.Array) -> jax.Array:
+    """States (n, times, D) over sqrt(alpha^2 + sigma^2): of variance one where that of the data is."""
+    return states / jnp.sqrt(schedule.alpha(times) ** 2 + schedule.sigma(times) ** 2)[None, :, None]
 
 
 if __name__ == "__main__":
