@@ -49,6 +49,8 @@ class Config:
     half_precision: bool = False
     """bfloat16 in the network (for GPUs)."""
     num_sampling_steps: int = 50
+    compared: tuple[int, ...] = (5, 10, 20, 50, 100)
+    """Numbers of steps in the comparison of samplers."""
     num_samples: int = 500
     """Samples of which the distance from data is taken, for each sampler."""
     num_test: int = 200
@@ -167,7 +169,7 @@ def samplers(config: Config, run: gm.run.Run, model, params, data: gm.data.Datas
     rows = [{"sampler": "training images", "evaluations": 0, "sliced W2": f"{distance(data.train[:num]):.4f}"}]
     curves: dict[str, tuple[list, list]] = {}
     for name, stepper in (("DDIM", s.DDIM()), ("DDPM", s.Ancestral()), ("DPM-Solver++", s.DPMSolverPlusPlus())):
-        for steps in (5, 10, 20, 50, 100):
+        for steps in config.compared:
             sampler = s.Steps(stepper, s.UniformLogSNR(steps))
             drawn = with_diffusion(model, sampler=sampler).sample(
                 params, stream(key, "draw"), () if labels is not None else num, labels
@@ -203,7 +205,7 @@ def draw(config: Config, run: gm.run.Run, data: gm.data.Dataset, model, fit: gm.
     gm.plot.images(run.figure("samples"), rows, title=f"{title}, {config.num_sampling_steps} DDIM steps")
     s = gm.samplers
     rows = []
-    for steps in (5, 10, 20, 50, 100):
+    for steps in config.compared:
         sampler = s.Steps(s.DDIM(), s.UniformLogSNR(steps))
         rows.append(
             (f"{steps} steps", shown(with_diffusion(model, sampler=sampler).sample(fit.params, stream(key, "steps"), shape, at)))
@@ -211,7 +213,7 @@ def draw(config: Config, run: gm.run.Run, data: gm.data.Dataset, model, fit: gm.
     gm.plot.images(run.figure("steps"), rows, title=f"{title}: the same noise, DDIM")
     gm.plot.images(run.figure("trajectory"), trajectory(model, fit.params, key, at), title=f"{title}: from noise to data")
     labels = None if data.labels is None or at is None else jax.nn.one_hot(data.labels.validation[:10], 10)
-    rows = inpainted(model, fit.params, data.validation[:10], labels, stream(key, "inpaint"))
+    rows = inpainted(config, model, fit.params, data.validation[:10], labels, stream(key, "inpaint"))
     gm.plot.images(run.figure("inpainting"), rows, title=f"{title}: lower halves drawn given the upper ones")
 
 
@@ -232,9 +234,9 @@ def trajectory(model, params, key, at) -> list[tuple[str, Any]]:
     return rows
 
 
-def inpainted(model, params, x, labels, key) -> list[tuple[str, Any]]:
+def inpainted(config: Config, model, params, x, labels, key) -> list[tuple[str, Any]]:
     """Images, their upper halves, and three completions of each by the same network, with a posterior denoiser."""
-    sampler = gm.samplers.Steps(gm.samplers.Ancestral(), gm.samplers.UniformLogSNR(100))
+    sampler = gm.samplers.Steps(gm.samplers.Ancestral(), gm.samplers.UniformLogSNR(2 * config.num_sampling_steps))
     diffusion = diffusion_of(with_diffusion(model, sampler=sampler))
     seen = upper_half(model.dequantize(x))
     rows = [("data", model.dequantize(x)), ("seen", seen)]
@@ -251,5 +253,6 @@ def upper_half(x):
 
 
 if __name__ == "__main__":
-    quick = {"num_steps": 400, "hidden_channels": 16, "num_test": 20, "num_times": 16, "num_samples": 100}
+    quick = {"num_steps": 200, "hidden_channels": 16, "multipliers": (1, 2), "num_test": 20, "num_times": 16, "num_samples": 100}
+    quick |= {"num_sampling_steps": 20, "compared": (5, 20)}
     gm.run.main(experiment, Config, quick=quick)
