@@ -478,7 +478,7 @@ def test_scikit_learn_missing(monkeypatch):
         data.wine()
 
 
-@pytest.mark.skipif("GENMOD_DATA" not in os.environ, reason="GENMOD_DATA is not set, so there is no miniboone file")
+@pytest.mark.skipif(not os.environ.get("GENMOD_DATA"), reason="GENMOD_DATA is not set, so there is no miniboone file")
 def test_miniboone():
     d = data.miniboone(0)
     assert d.train.shape == (2956, 43) and d.validation.shape == (328, 43) and d.test.shape == (3648, 43)

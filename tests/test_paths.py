@@ -232,7 +232,7 @@ def test_paths_are_values():
         (lambda: OptimalTransport(1.0), r"sigma_min must be in \[0, 1\), got 1.0"),
         (lambda: OptimalTransport(-0.1), r"sigma_min must be in \[0, 1\)"),
         (lambda: Linear(-1.0), "sigma must be >= 0, got -1.0"),
-        (lambda: BrownianBridge(0.0), "sigma must be > 0, got 0.0"),
+        (lambda: BrownianBridge(0.0), "sigma must be > 0 and finite, got 0.0"),
         (
             lambda: CustomGaussian(quadratic_mean, cosine_scale, (0.5, 0.5)),
             r"times must be \(low, high\) with 0 <= low < high <= 1",
@@ -258,5 +258,5 @@ def test_schedules_run_backwards():
     straight, ot = Scheduled(Straight()).point_and_velocity(t, x0, x1, x0), OptimalTransport().point_and_velocity(t, x0, x1, x0)
     for ours, theirs in zip(straight, ot, strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-5)
-    with pytest.raises(TypeError, match="schedule must be a gm.schedules.Schedule, got 'vp'"):
+    with pytest.raises(TypeError, match="schedule must be a Schedule, got 'vp'"):
         Scheduled("vp")

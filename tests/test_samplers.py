@@ -283,6 +283,21 @@ def test_langevin_has_its_stationary_law():
         samplers.langevin(jax.random.key(0), lambda x: -x, jnp.zeros(2), step_size=e, num_steps=0)
 
 
+def test_the_other_convention_of_langevin():
+    """NCSN's x + a/2 score + sqrt(a) z, a = step_size sigma^2, on N(0, v): variance v / (1 - a / (4 v)); not that of e = a."""
+    schedule, size, num = schedules.VarianceExploding(0.5, 2.0), 1.6, 20_000
+    denoiser = denoisers.gaussian(schedule, np.zeros(num), 0.25)  # one event of independent coordinates
+    sampler = samplers.Steps(samplers.AnnealedLangevin(size, 40), samplers.Times((1.0, 0.5)), denoise=False)
+    x = sampler(KEY, denoiser, schedule, jnp.zeros(num))
+    level = float(schedule.sigma(jnp.asarray(0.5))) ** 2
+    v, a = level + 0.25, size * level
+    assert (
+        abs(float(x.var()) / (v / (1 - a / (4 * v))) - 1)
+        < NUM_SEM * np.sqrt(2 / num)
+        < abs((1 - a / (4 * v)) / (1 - a / (2 * v)) - 1)
+    )
+
+
 def test_annealed_langevin_finds_both_modes_with_their_weights():
     """Where plain Langevin stays in the mode in which it starts: the weights of the modes (Song & Ermon 2019, fig. 3)."""
     weights, means, variances = np.array([0.2, 0.8]), np.array([[-5.0], [5.0]]), np.array([1.0, 1.0])

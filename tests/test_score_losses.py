@@ -111,7 +111,7 @@ def test_bad_arguments():
     x = jnp.zeros((2, 2))
     with pytest.raises(ValueError, match="Hutchinson is random: pass key="):
         losses.explicit_score_matching(jnp.sin, x, divergence=Hutchinson())
-    with pytest.raises(ValueError, match="sigma must be > 0, got 0.0"):
+    with pytest.raises(ValueError, match="sigma must be > 0 and finite, got 0.0"):
         losses.denoising_score_matching(jnp.sin, x, jax.random.key(0), sigma=0.0)
 
 
