@@ -258,7 +258,7 @@ def test_a_step_to_no_noise_is_the_denoised_mean():
 
 
 def test_one_compiled_scan():
-    """The program does not grow with the number of steps, and an equal sampler does not compile again."""
+    """The program does not grow with the number of steps, and an equal sampler of an equal model does not compile again."""
     schedule, denoiser = schedules.VariancePreserving(), denoisers.gaussian(schedules.VariancePreserving(), MEAN, 1.0)
 
     def size(num):
@@ -267,6 +267,8 @@ def test_one_compiled_scan():
         return len(str(jaxpr).splitlines())
 
     assert size(10) == size(100)
+    assert samplers.Steps(samplers.DDIM(0.5)) == samplers.Steps(samplers.DDIM(0.5))  # what jit takes for its key
+    assert hash(samplers.Steps(samplers.DDIM(0.5))) == hash(samplers.Steps(samplers.DDIM(0.5)))
 
 
 def test_langevin_has_its_stationary_law():

@@ -98,22 +98,9 @@ def variational_bound(
     denoiser that returns another shape.
     """
     check_count(num_times=num_times)
-    if times is not None:
-        fall = np.ndim(times) == 1 and len(times) > 1 and (np.diff(times) < 0).all()
-        if not (fall and times[-1] >= 0 and times[0] <= 1):
-            raise ValueError(f"times must fall from noise to data, within [0, 1], got {times}")
-    keys = jax.random.split(key, 3)
-    ends = np.asarray(schedule.times if times is None else (times[-1], times[0]))
+    ends = _ends(schedule, times)
     x0 = x0.astype(jnp.promote_types(x0.dtype, jnp.float32))  # the signal-to-noise ratio does not fit into less
-    with jax.ensure_compile_time_eval():
-        snr = jnp.exp(schedule.log_snr(jnp.asarray(ends)))
-        if not (jnp.isfinite(snr) & (snr > 0)).all():
-            raise ValueError(
-                f"the bound wants noise and data at both of its ends, but the signal-to-noise ratio at {ends} is {snr}"
-            )
-    low, high = (jnp.asarray(end, x0.dtype) for end in ends)
-    alpha, variance, wide = schedule.alpha(high), schedule.sigma(high) ** 2, schedule.prior_scale**2
-    prior = 0.5 * jnp.sum((alpha * x0) ** 2) / wide + 0.5 * x0.size * (variance / wide - 1.0 - jnp.log(variance / wide))
+    keys = jax.random.split(key, 3)
 
     def error(key, t):
         """|x0 - D(x_t, t)|^2 at one draw of x_t."""
@@ -123,15 +110,36 @@ def variational_bound(
             raise ValueError(f"the denoiser must return the shape of its input, {x0.shape}, got {data.shape}")
         return jnp.sum((x0 - data) ** 2)
 
+    low, high = (jnp.asarray(end, x0.dtype) for end in ends)
+    alpha, variance, wide = schedule.alpha(high), schedule.sigma(high) ** 2, schedule.prior_scale**2
+    prior = 0.5 * jnp.sum((alpha * x0) ** 2) / wide + 0.5 * x0.size * (variance / wide - 1.0 - jnp.log(variance / wide))
     ratio = schedule.sigma(low) / schedule.alpha(low)
     reconstruction = 0.5 * error(keys[0], low) / ratio**2 + x0.size * (jnp.log(ratio) + 0.5 * np.log(2.0 * np.pi))
+    if times is None:
+        t, weights = _stratified(schedule, keys[2], jnp.asarray(ends, x0.dtype), num_times)
+    else:
+        known = jnp.asarray(times, x0.dtype)
+        t, weights = known[:-1], jnp.diff(jnp.exp(schedule.log_snr(known)))
+    errors = jax.lax.map(lambda each: error(*each), (jax.random.split(keys[1], t.shape[0]), t))
+    return BoundParts(prior, 0.5 * jnp.sum(weights * errors), reconstruction)
+
+
+def _ends(schedule: Schedule, times: np.ndarray | None) -> np.ndarray:
+    """(low, high), checked."""
     if times is not None:
-        t = jnp.asarray(times, x0.dtype)
-        snr = jnp.exp(schedule.log_snr(t))
-        errors = jax.lax.map(lambda each: error(*each), (jax.random.split(keys[1], len(times) - 1), t[:-1]))
-        return BoundParts(prior, 0.5 * jnp.sum((snr[1:] - snr[:-1]) * errors), reconstruction)
-    data, noise = schedule.log_snr(jnp.asarray(ends, x0.dtype))
-    fraction = (jax.random.uniform(keys[2], (), x0.dtype) + jnp.arange(num_times, dtype=x0.dtype)) / num_times
-    log_snr = noise + (data - noise) * fraction
-    errors = jax.lax.map(lambda each: error(*each), (jax.random.split(keys[1], num_times), schedule.time(log_snr)))
-    return BoundParts(prior, 0.5 * (data - noise) * jnp.mean(jnp.exp(log_snr) * errors), reconstruction)
+        fall = np.ndim(times) == 1 and len(times) > 1 and (np.diff(times) < 0).all()
+        if not (fall and times[-1] >= 0 and times[0] <= 1):
+            raise ValueError(f"times must fall from noise to data, within [0, 1], got {times}")
+    ends = np.asarray(schedule.times if times is None else (times[-1], times[0]))
+    with jax.ensure_compile_time_eval():
+        snr = np.exp(np.asarray(schedule.log_snr(jnp.asarray(ends))))
+    if not (np.isfinite(snr) & (snr > 0)).all():
+        raise ValueError(f"the bound wants noise and data at both of its ends, but the signal-to-noise ratio at {ends} is {snr}")
+    return ends
+
+
+def _stratified(schedule: Schedule, key: Key, ends: Array, num: int) -> tuple[Array, Array]:
+    """Times and weights whose weighted sum of |x0 - D|^2 is, in the mean, the integral of SNR |x0 - D|^2 over log-SNR."""
+    data, noise = schedule.log_snr(ends)
+    log_snr = noise + (data - noise) * (jax.random.uniform(key, (), ends.dtype) + jnp.arange(num, dtype=ends.dtype)) / num
+    return schedule.time(log_snr), (data - noise) / num * jnp.exp(log_snr)

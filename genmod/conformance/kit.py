@@ -21,14 +21,23 @@ from jax.typing import ArrayLike
 
 from genmod import denoisers
 from genmod.base import Array, Key
+from genmod.conformance.laws import (
+    COVARIANCE,
+    MEAN,
+    MEANS,
+    VARIANCES,
+    WEIGHTS,
+    alpha_sigma,
+    flow_map,
+    gaussian_draws,
+    gaussian_log_prob,
+    mixture_draws,
+    mixture_log_prob,
+    moments,
+)
 from genmod.denoisers import Denoiser
 from genmod.metrics import mean_and_sem
 from genmod.schedules import Schedule
-
-# A law that no coordinate axis of which is special, one direction narrow and one wide.
-MEAN = np.array([1.0, -2.0])
-COVARIANCE = np.array([[0.58, 0.8], [0.8, 1.78]])
-WEIGHTS, MEANS, VARIANCES = np.array([0.2, 0.5, 0.3]), np.array([[-3.0, 0.0], [2.0, 2.0], [2.0, -3.0]]), np.array([0.1, 0.2, 0.3])
 
 
 class SamplerReport(NamedTuple):
@@ -129,19 +138,19 @@ def check_sampler(
     def finish(denoiser, x):
         return jax.vmap(lambda x: denoiser(x, jnp.asarray(low, x.dtype)))(x) if denoised else x
 
-    starts = _gaussian_draws(keys[0], schedule, high, num_draws)
+    starts = gaussian_draws(keys[0], schedule, high, num_draws)
     some = starts[:64]
     first, second = (run(sampler_of(min(num_steps)), denoiser, k, some) for k in keys[:2])
     deterministic = np.array_equal(first, second)
     errors = {}
     if deterministic:
-        truth = np.asarray(finish(denoiser, _flow_map(schedule, some)), np.float64)
+        truth = np.asarray(finish(denoiser, flow_map(schedule, some)), np.float64)
         errors = {n: float(np.abs(run(sampler_of(n), denoiser, keys[0], some) - truth).max()) for n in sorted(num_steps)}
     best = sampler_of(max(num_steps))
     x = run(best, denoiser, keys[1], starts)
-    mean, covariance = _moments(schedule, low)
+    mean, covariance = moments(schedule, low)
     if denoised:  # D is affine in x
-        gain = np.linalg.solve(covariance, _alpha_sigma(schedule, low)[0] * COVARIANCE).T
+        gain = np.linalg.solve(covariance, alpha_sigma(schedule, low)[0] * COVARIANCE).T
         mean, covariance = MEAN, gain @ covariance @ gain.T
     return SamplerReport(errors, *_judge(x, mean, covariance), _weight_error(run, best, schedule, keys[3], num_draws))
 
@@ -165,19 +174,19 @@ def check_likelihood(
     keys = jax.random.split(jax.random.key(0) if key is None else key, 4)
     low, high = schedule.times
     half = max(1, num_points // 2)
-    (alpha, sigma), end = (_alpha_sigma(schedule, t) for t in (low, high))
-    x0 = _mixture_draws(keys[2], WEIGHTS, MEANS, VARIANCES, half)
+    (alpha, sigma), end = (alpha_sigma(schedule, t) for t in (low, high))
+    x0 = mixture_draws(keys[2], WEIGHTS, MEANS, VARIANCES, half)
     laws = (
         (
             denoisers.gaussian(schedule, MEAN, COVARIANCE),
-            functools.partial(_gaussian_log_prob, *_moments(schedule, high)),
-            functools.partial(_gaussian_log_prob, *_moments(schedule, low)),
-            _gaussian_draws(keys[0], schedule, low, half),
+            functools.partial(gaussian_log_prob, *moments(schedule, high)),
+            functools.partial(gaussian_log_prob, *moments(schedule, low)),
+            gaussian_draws(keys[0], schedule, low, half),
         ),
         (
             denoisers.gaussian_mixture(schedule, WEIGHTS, MEANS, VARIANCES),
-            functools.partial(_mixture_log_prob, *end),
-            functools.partial(_mixture_log_prob, alpha, sigma),
+            functools.partial(mixture_log_prob, *end),
+            functools.partial(mixture_log_prob, alpha, sigma),
             alpha * x0 + sigma * jax.random.normal(keys[3], x0.shape, x0.dtype),
         ),
     )
@@ -228,7 +237,7 @@ def check_score(
 
     def error(key, t):
         data_key, noise_key = jax.random.split(key)
-        x0 = _mixture_draws(data_key, weights, means, variances, num_points)
+        x0 = mixture_draws(data_key, weights, means, variances, num_points)
         eps = jax.random.normal(noise_key, x0.shape, x0.dtype)
         x = schedule.alpha(t) * x0 + schedule.sigma(t) * eps
         found = jax.vmap(lambda x: score_fn(x, t))(x)
@@ -248,41 +257,6 @@ def _check_shape(name: str, found: Array, wanted: tuple[int, ...]) -> None:
         raise ValueError(f"{name} must return shape {wanted[1:]} for one event, got {found.shape[1:]}")
 
 
-def _alpha_sigma(schedule: Schedule, t: float) -> tuple[float, float]:
-    return float(schedule.alpha(jnp.asarray(t, float))), float(schedule.sigma(jnp.asarray(t, float)))
-
-
-def _moments(schedule: Schedule, t: float) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and covariance of the Gaussian at time t."""
-    alpha, sigma = _alpha_sigma(schedule, t)
-    return alpha * MEAN, alpha**2 * COVARIANCE + sigma**2 * np.eye(2)
-
-
-def _gaussian_draws(key: Key, schedule: Schedule, t: float, num: int) -> Array:
-    mean, covariance = _moments(schedule, t)
-    z = jax.random.normal(key, (num, 2), float)
-    return jnp.asarray(mean)[None] + jnp.matmul(z, jnp.asarray(np.linalg.cholesky(covariance).T), precision="highest")
-
-
-def _gaussian_log_prob(mean: np.ndarray, covariance: np.ndarray, x: Array) -> Array:
-    factor = np.linalg.cholesky(covariance)
-    z = jax.scipy.linalg.solve_triangular(jnp.asarray(factor), x - jnp.asarray(mean), lower=True)
-    return -0.5 * jnp.sum(z**2) - math.log(2 * math.pi) - np.log(np.diag(factor)).sum()
-
-
-def _flow_map(schedule: Schedule, x: Array) -> Array:
-    """Where the probability flow takes x from the high to the low end: the map along the covariance's axes."""
-    variances, basis = np.linalg.eigh(COVARIANCE)
-    (low_mean, _), (high_mean, _) = (_moments(schedule, t) for t in schedule.times)
-
-    def std(t):
-        alpha, sigma = _alpha_sigma(schedule, t)
-        return np.sqrt(alpha**2 * variances + sigma**2)
-
-    gain = basis @ np.diag(std(schedule.times[0]) / std(schedule.times[1])) @ basis.T
-    return jnp.asarray(low_mean)[None] + jnp.matmul(x - jnp.asarray(high_mean)[None], jnp.asarray(gain.T), precision="highest")
-
-
 def _judge(x: np.ndarray, mean: np.ndarray, covariance: np.ndarray) -> tuple[float, float, float, float]:
     """(bias in nats, its sem, error of the mean in sem, of the covariance in sem) of draws x."""
     num, dim = x.shape
@@ -299,28 +273,11 @@ def _judge(x: np.ndarray, mean: np.ndarray, covariance: np.ndarray) -> tuple[flo
     return kl - freedom / (2 * num), math.sqrt(2 * freedom) / (2 * num), mean_error, np.abs((spread - covariance) / scale).max()
 
 
-def _mixture_log_prob(alpha: float, sigma: float, x: Array) -> Array:
-    variances = alpha**2 * VARIANCES + sigma**2
-    square = jnp.sum((x[None] - jnp.asarray(alpha * MEANS)) ** 2, 1)
-    log_parts = jnp.asarray(np.log(WEIGHTS) - np.log(2 * np.pi * variances)) - 0.5 * square / jnp.asarray(variances)
-    return jax.nn.logsumexp(log_parts)
-
-
-def _mixture_draws(key: Key, weights: ArrayLike, means: ArrayLike, variances: ArrayLike, num: int) -> Array:
-    keys = jax.random.split(key)
-    means, variances = jnp.asarray(means, float), jnp.asarray(variances, float)
-    which = jax.random.choice(keys[0], means.shape[0], (num,), p=jnp.asarray(weights, float))
-    spread = (
-        jnp.sqrt(variances[which]).reshape(num, *(1,) * (means.ndim - 1)) if variances.ndim == 1 else jnp.sqrt(variances[which])
-    )
-    return means[which] + spread * jax.random.normal(keys[1], (num, *means.shape[1:]), float)
-
-
 def _weight_error(run, sampler, schedule: Schedule, key: Key, num: int) -> float:
     """The largest error of the share of draws near each mode of the mixture, in standard errors."""
     keys = jax.random.split(key, 3)
     high = jnp.asarray(schedule.times[1], float)
-    x0 = _mixture_draws(keys[0], WEIGHTS, MEANS, VARIANCES, num)
+    x0 = mixture_draws(keys[0], WEIGHTS, MEANS, VARIANCES, num)
     start = schedule.alpha(high) * x0 + schedule.sigma(high) * jax.random.normal(keys[1], x0.shape, float)
     x = run(sampler, denoisers.gaussian_mixture(schedule, WEIGHTS, MEANS, VARIANCES), keys[2], start)
     nearest = np.argmin(((x[:, None] - MEANS[None]) ** 2).sum(-1), 1)
