@@ -81,46 +81,17 @@ def experiment(config: Config, run: gm.run.Run) -> dict[str, Any]:
     test = data.sample(stream(key, "test"), config.num_test)
     num = config.num_distances * config.num_samples
     fresh, other = (data.sample(stream(key, name), num) for name in ("one", "other"))
-    floor, floor_sem = w2(config, fresh, other)
     metrics: dict[str, Any] = {"model": "score_sde", "data": data.name, "limit_nats": data.entropy}
-    metrics |= {"w2_floor": floor, "w2_floor_sem": floor_sem}
-    shown_floor = gm.run.with_error(floor, floor_sem)
-    rows, weights, distances = [], [], [{"sampler": "fresh data", **dict.fromkeys(config.schedules, shown_floor)}]
+    metrics |= {"w2_floor": (floor := w2(config, fresh, other))[0], "w2_floor_sem": floor[1]}
+    distances = [{"sampler": "fresh data"} | dict.fromkeys(config.schedules, gm.run.with_error(*floor))]
     distances += [{"sampler": name} for name in SAMPLERS]
+    tables: dict[str, list[dict[str, Any]]] = {"likelihoods": [], "distances": distances, "modes": []}
     for name in config.schedules:
         model = build(config, name)
-        fit = gm.fit(
-            model,
-            data.train,
-            key=stream(key, f"fit {name}"),
-            optimizer=adam_with_cosine(config.learning_rate, config.num_steps),
-            num_steps=config.num_steps,
-            batch_size=config.batch_size,
-            ema_decay=config.ema_decay,
-            validation=data.validation,
-            validate_every=min(1_000, config.num_steps),
-            checkpoint=run.folder / f"checkpoint_{name}",
-            log=run.log.with_name(f"log_{name}.jsonl"),
-        )
-        found = gm.evaluate(model, fit.params, test, true_log_prob=data.log_prob)
-        bounded = dataclasses.replace(model, bound=gm.models.Bound(num_times=256))
-        bound = gm.evaluate(bounded, fit.params, test, key=stream(key, f"bound {name}"))
-        found |= bound
+        fit = train(config, run, name, model, data, stream(key, f"fit {name}"))
+        found = likelihoods(model, fit.params, data, test, stream(key, f"bound {name}"))
         metrics |= {f"{name}_{k}": v for k, v in found.items()}
-        shown = {
-            k: gm.run.with_error(v, (found | bound)[f"{k}_sem"])
-            for k, v in (found | bound).items()
-            if f"{k}_sem" in found | bound
-        }
-        rows.append(
-            {
-                "schedule": name,
-                "test NLL (nats)": shown["nll_nats"],
-                "limit": f"{data.entropy:.4f}",
-                "gap (nats)": shown["gap_nats"],
-                "variational bound": shown["nll_upper_bound_nats"],
-            }
-        )
+        tables["likelihoods"].append(likelihood_row(name, data, found))
         drawn = {}
         for row, (label, sampler) in zip(distances[1:], SAMPLERS.items(), strict=True):
             sampled = dataclasses.replace(model, sampler=sampler)
@@ -129,17 +100,51 @@ def experiment(config: Config, run: gm.run.Run) -> dict[str, Any]:
             metrics |= {f"{name}_w2_{label}": distance, f"{name}_w2_{label}_sem": sem}
             row[name] = gm.run.with_error(distance, sem)
         if config.data in MODES:
-            weights += [{"schedule": name, "samples": label} | shares(config.data, x) for label, x in drawn.items()]
-            metrics[f"{name}_mode_chi2"] = max(row["chi^2 / (modes - 1)"] for row in weights if row["schedule"] == name)
+            modes = [{"schedule": name, "samples": label} | shares(config.data, x) for label, x in drawn.items()]
+            metrics[f"{name}_mode_chi2"] = max(row["chi^2 / (modes - 1)"] for row in modes)
+            tables["modes"] += modes
         draw(run, name, data, model, fit, test, drawn["reverse SDE, 500"], stream(key, "draw"))
     first = config.schedules[0]
     metrics |= {k: metrics[f"{first}_{k}"] for k in ("num_params", "nll_nats", "nll_nats_sem", "gap_nats", "gap_nats_sem")}
-    for title, table in (("likelihoods", rows), ("distances", distances), ("modes", weights)):
-        if not table:
-            continue
-        print(f"\n{gm.run.table(table)}")
-        (run.folder / f"{title}.txt").write_text(gm.run.table(table) + "\n")
+    for title, table in tables.items():
+        if table:
+            print(f"\n{gm.run.table(table)}")
+            (run.folder / f"{title}.txt").write_text(gm.run.table(table) + "\n")
     return metrics
+
+
+def train(config: Config, run: gm.run.Run, name: str, model: gm.models.Diffusion, data: gm.data.Dataset, key) -> gm.Fit:
+    return gm.fit(
+        model,
+        data.train,
+        key=key,
+        optimizer=adam_with_cosine(config.learning_rate, config.num_steps),
+        num_steps=config.num_steps,
+        batch_size=config.batch_size,
+        ema_decay=config.ema_decay,
+        validation=data.validation,
+        validate_every=min(1_000, config.num_steps),
+        checkpoint=run.folder / f"checkpoint_{name}",
+        log=run.log.with_name(f"log_{name}.jsonl"),
+    )
+
+
+def likelihoods(model: gm.models.Diffusion, params: Any, data: gm.data.Dataset, test: jax.Array, key) -> dict[str, Any]:
+    """By the flow, beside the truth, and by the bound."""
+    bounded = dataclasses.replace(model, bound=gm.models.Bound(num_times=256))
+    return gm.evaluate(model, params, test, true_log_prob=data.log_prob) | gm.evaluate(bounded, params, test, key=key)
+
+
+def likelihood_row(name: str, data: gm.data.Dataset, found: dict[str, Any]) -> dict[str, Any]:
+    """One line of the table."""
+    nll, gap, bound = (gm.run.with_error(found[k], found[f"{k}_sem"]) for k in ("nll_nats", "gap_nats", "nll_upper_bound_nats"))
+    return {
+        "schedule": name,
+        "test NLL (nats)": nll,
+        "limit": f"{data.entropy:.4f}",
+        "gap (nats)": gap,
+        "variational bound": bound,
+    }
 
 
 def shares(data: str, x: jax.Array) -> dict[str, float]:
