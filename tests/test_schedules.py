@@ -64,8 +64,9 @@ def test_transitions_compose(schedule):
 def test_time_inverts_log_snr(schedule):
     t = inner(schedule)
     np.testing.assert_allclose(schedule.time(schedule.log_snr(t)), t, atol=1e-12)
-    assert schedule.time(jnp.asarray(1e9)) == pytest.approx(schedule.times[0], abs=1e-12)
-    assert schedule.time(jnp.asarray(-1e9)) == pytest.approx(schedule.times[1], abs=1e-12)
+    for beyond in (1e9, np.inf):
+        assert schedule.time(jnp.asarray(beyond)) == pytest.approx(schedule.times[0], abs=1e-12)
+        assert schedule.time(jnp.asarray(-beyond)) == pytest.approx(schedule.times[1], abs=1e-12)
 
 
 @every

@@ -101,7 +101,7 @@ class Schedule(Description, abc.ABC):
         low, high = jax.lax.fori_loop(0, jnp.finfo(log_snr.dtype).nmant + 8, halve, (low, high))
         t = jax.lax.stop_gradient(0.5 * (low + high))
         rate = jax.lax.stop_gradient(self.log_snr_rate(t))
-        known = jnp.isfinite(rate) & (rate != 0)
+        known = jnp.isfinite(rate) & (rate != 0) & jnp.isfinite(log_snr)
         return t + jnp.where(known, (wanted - log_snr) / jnp.where(known, rate, 1.0), 0.0)
 
 
