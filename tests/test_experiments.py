@@ -44,6 +44,23 @@ def test_a_table_of_ones_own(tmp_path):
     assert abs(metrics["nll_nats"] - entropy) < 1.0 + 4 * metrics["nll_nats_sem"]
 
 
+def refused(*arguments):
+    """The sentence with which the same command ends, without a process of its own."""
+    with pytest.raises(SystemExit) as ended:
+        gm.run.main(density_experiment.experiment, density_experiment.Config, arguments=[str(a) for a in arguments])
+    return str(ended.value)
+
+
+def test_a_bad_table_ends_the_program_with_one_sentence(tmp_path):
+    path = tmp_path / "bad.csv"
+    path.write_text("a,b\n1.0,red\n" * 20)
+    failed = density("--data", path, *SMALL, "--out", tmp_path / "run")
+    assert failed.returncode != 0
+    assert "Traceback" not in failed.stderr
+    error = failed.stderr.strip().splitlines()[-1]
+    assert error.startswith("error: ") and "'b'" in error, error
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -55,18 +72,14 @@ def test_a_table_of_ones_own(tmp_path):
 def test_a_bad_table_is_one_sentence(tmp_path, content, message):
     path = tmp_path / "bad.csv"
     path.write_text(content)
-    failed = density("--data", path, *SMALL, "--out", tmp_path / "run")
-    assert failed.returncode != 0
-    assert "Traceback" not in failed.stderr
-    error = failed.stderr.strip().splitlines()[-1]
-    assert error.startswith("error: ") and any(part in error for part in message.split("|")), error
+    error = refused("--data", path, *SMALL, "--out", tmp_path / "run")
+    assert error.startswith("error: ") and "\n" not in error and any(part in error for part in message.split("|")), error
 
 
 def test_an_unknown_model_or_set_is_refused(tmp_path):
     failed = density("--model", "nonesuch", "--out", tmp_path / "a")
     assert failed.returncode != 0 and "nonesuch" in failed.stderr and "Traceback" not in failed.stderr
-    failed = density("--data", "nonesuch", "--out", tmp_path / "b")
-    assert failed.returncode != 0 and "two_moons" in failed.stderr and "Traceback" not in failed.stderr
+    assert "two_moons" in refused("--data", "nonesuch", "--out", tmp_path / "b")
 
 
 def start_and_kill(arguments, after_step):
