@@ -1,6 +1,5 @@
 """Checks of what users give: each raises an error that names the argument, what was given and what is wanted."""
 
-import math
 from typing import Any
 
 import jax
@@ -85,14 +84,15 @@ def check_time(t: ArrayLike) -> Array:
 
 
 def check_positive(**values: Any) -> None:
-    """Raises ValueError unless every named value is a finite number above zero, TypeError for what is no number; what is being
-    traced is let through."""
+    """Raises ValueError unless every named number, or array of them, is finite and above zero; TypeError for what is no number;
+    what is being traced is let through."""
     for name, value in values.items():
         if isinstance(value, Tracer):
             continue
-        if np.ndim(value) or not isinstance(value, float | int | np.number | Array):
+        known = np.asarray(value)  # in NumPy, which does not trace
+        if not jnp.issubdtype(known.dtype, jnp.number):
             raise TypeError(f"{name} must be a number, got {value!r}")
-        if not (math.isfinite(value) and value > 0):
+        if not (np.isfinite(known) & (known > 0)).all():
             raise ValueError(f"{name} must be > 0 and finite, got {value}")
 
 

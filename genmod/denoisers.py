@@ -139,7 +139,8 @@ def posterior(
     y = jnp.asarray(y)
 
     def conditional(x, t):
-        mean, pull = jax.vjp(lambda x: denoiser(x, t), x)
+        t = jnp.asarray(t)
+        mean, pull = jax.vjp(lambda x: denoiser(x, t).astype(x.dtype), x)
         seen, push = jax.linearize(observe, mean)
         transpose = jax.linear_transpose(push, mean)
         if seen.shape != y.shape:

@@ -81,7 +81,7 @@ class Learned(Predictor):
         check_positive(data_scale=self.data_scale)
         check_schedule(self.schedule)
         with jax.ensure_compile_time_eval():
-            ends = self.schedule.log_snr(jnp.asarray(self.schedule.times))
+            ends = self.schedule.log_snr(jnp.asarray(self.schedule.times, float))
             if not jnp.isfinite(ends).all():
                 raise ValueError(
                     f"the log signal-to-noise ratio, which the network sees, must be finite at both ends of times="

@@ -132,6 +132,7 @@ def test_posterior_wants_an_iteration_for_each_observation():
 def test_posterior_keeps_the_dtype_of_the_event(dtype):
     """Observations in NumPy's float64, or a list; half precision, for which there is no linear algebra."""
     denoiser = denoisers.gaussian(SCHEDULE, MEAN, COVARIANCE)
+    assert denoisers.posterior(denoiser, SCHEDULE, lambda x: x[:1], [0.7], 0.3)(jnp.zeros(2, dtype), 0.3).dtype == dtype
     for y in (np.array([0.7]), [0.7]):
         found = denoisers.posterior(denoiser, SCHEDULE, lambda x: x[:1], y, 0.3)(jnp.zeros(2, dtype), jnp.asarray(0.3, dtype))
         exact = denoisers.posterior(denoiser, SCHEDULE, lambda x: x[:1], y, 0.3)(jnp.zeros(2), jnp.asarray(0.3))

@@ -382,6 +382,34 @@ def test_guidance(key):
 VP = SCHEDULES["variance_preserving"]
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class LearnedSchedule(schedules.Schedule):
+    """lambda = 5 - 9 t - a t^2 of a parameter."""
+
+    a: jax.Array
+
+    def alpha(self, t):
+        return jnp.sqrt(jax.nn.sigmoid(5.0 - 9.0 * t - self.a * t**2))
+
+    def sigma(self, t):
+        return jnp.sqrt(jax.nn.sigmoid(-5.0 + 9.0 * t + self.a * t**2))
+
+
+@pytest.mark.parametrize("times", [None, np.linspace(1.0, 0.0, 6)], ids=["limit", "chain"])
+def test_the_bound_of_a_learned_schedule_has_a_gradient(times, key, x64):
+    """A schedule of traced parameters (Kingma et al. 2021): that of the chain by a finite difference, the limit's finite."""
+
+    def bound(a):
+        schedule = LearnedSchedule(a)
+        denoiser = denoisers.gaussian(schedule, np.zeros(2), 1.0)
+        return losses.variational_bound(denoiser, schedule, jnp.array([0.3, -1.0]), key, times=times, num_times=4).total
+
+    slope = jax.jit(jax.grad(bound))(0.5)
+    assert jnp.isfinite(slope)
+    if times is not None:
+        np.testing.assert_allclose(slope, (bound(0.5 + 1e-5) - bound(0.5 - 1e-5)) / 2e-5, rtol=1e-5)
+
+
 def test_posterior_sampling_of_a_gaussian():
     """y = A x + noise on the side of the data, the diffusion behind a fixed layer: draws of x given y are exact."""
     schedule, shift, scale, noise, num = schedules.Cosine(8.0, -8.0), 1.0, 2.0, 0.5, 4_000

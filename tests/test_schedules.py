@@ -158,12 +158,23 @@ def test_time_has_the_derivative_of_the_inverse(schedule):
     log_snr = schedule.log_snr(inner(schedule, 3)[1])
     slope = jax.grad(schedule.time)(log_snr)
     np.testing.assert_allclose(slope, 1.0 / schedule.log_snr_rate(schedule.time(log_snr)), rtol=1e-9)
+    assert jax.grad(schedule.time)(jnp.asarray(-1e4)) == 0.0 == jax.grad(schedule.time)(jnp.asarray(1e4))
+
+
+def test_steep_and_short_schedules_are_schedules():
+    """Whose alpha is too small for float32, or whose ratio hardly falls."""
+    assert samplers.Uniform(5).times(sch.VariancePreserving(0.1, 400.0)).shape == (6,)
+    assert samplers.Uniform(5).times(sch.Straight(times=(0.5, 0.50005))).shape == (6,)
 
 
 def test_custom_starts_from_its_own_noise():
     """A variance exploding schedule of one's own must not start from N(0, 1)."""
-    assert sch.Custom(jnp.ones_like, wide).prior_scale == pytest.approx(80.0)
-    assert sch.Custom(jnp.ones_like, wide, prior_scale=90.0).prior((2,)).scale == 90.0
+    with pytest.raises(ValueError, match=r"prior_scale=1.0 is not that of the noise at t = 1.0, sigma = 80"):
+        sch.Custom(jnp.ones_like, wide)
+    schedule = sch.Custom(jnp.ones_like, wide, prior_scale=80.0)
+    assert schedule.prior((2,)).scale == 80.0
+    with pytest.raises(ValueError, match="prior_scale=80.0 is not that of the noise"):
+        dataclasses.replace(schedule, times=(0.0, 0.2))
 
 
 def wide(t):

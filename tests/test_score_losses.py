@@ -9,7 +9,7 @@ import optax
 import pytest
 
 import genmod as gm
-from genmod import losses
+from genmod import losses, samplers
 from genmod.divergence import Exact, Hutchinson
 
 pytestmark = pytest.mark.usefixtures("quick_compile", "x64")
@@ -148,3 +148,13 @@ def test_bad_score_models(options, match):
         gm.models.ScoreModel(gm.nets.MLP((4,)), (2,), **options)
     with pytest.raises(ValueError, match=r"the network must return the shape of its input, \(2,\)"):
         gm.models.ScoreModel(gm.nets.MLP((4,)), (2,)).init(jax.random.key(0), jnp.zeros((3, 2)))
+
+
+def test_numbers_of_any_kind_are_positive():
+    """Arrays closed over inside `jit`, zero-dimensional NumPy, one sigma for each coordinate."""
+    x, key = jnp.zeros((4, 2)), jax.random.key(0)
+    for sigma in (jnp.asarray(0.1), np.asarray(0.1), np.float32(0.1), jnp.full((2,), 0.1)):
+        loss = jax.jit(lambda x, s=sigma: losses.denoising_score_matching(lambda x: -x, x, key, sigma=jnp.atleast_2d(s))[0])(x)
+        assert jnp.isfinite(loss)
+        draws = jax.jit(lambda x, s=sigma: samplers.langevin(key, lambda x: -x, x, step_size=s, num_steps=2))(x[0])
+        assert jnp.isfinite(draws).all()

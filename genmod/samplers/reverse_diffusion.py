@@ -40,7 +40,8 @@ class Sampler(Description, abc.ABC):
         return self._sample(key, _checked(denoiser), schedule, _in_single(x)).astype(x.dtype)
 
     @abc.abstractmethod
-    def _sample(self, key: Key, denoiser: Denoiser, schedule: Schedule, x: Array) -> Array: ...
+    def _sample(self, key: Key, denoiser: Denoiser, schedule: Schedule, x: Array) -> Array:
+        """What `__call__` says; x and the denoiser have been checked."""
 
 
 def _in_single(x: Array) -> Array:
@@ -110,7 +111,9 @@ class Steps(Sampler):
 class ReverseODE(Sampler):
     """The probability flow dx/dt = f x - g^2 score / 2, which has the marginals of the SDE (Song et al. 2021, eq. 13).
 
-    By an integrator in t; NaN where the solve fails. The key is not used.
+    By an integrator in t; NaN where the solve fails. The key is not used. Gradients are those of the steps taken, which an
+    adaptive integrator chooses for x alone: where the score is steep at the low end (`VariancePreserving`), take
+    `FixedSteps` or `Steps` to differentiate through it.
     """
 
     integrator: Integrator = Adaptive()

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 
 from genmod.base import Array
 from genmod.checks import check, check_function, check_positive
@@ -155,24 +156,25 @@ class Straight(Schedule):
 class Custom(Schedule):
     """A schedule of your own: `alpha_fn(t)` and `sigma_fn(t)`, elementwise.
 
-    Pass module-level functions: equal schedules are then equal descriptions, and nothing is compiled twice. prior_scale: None for
-    sigma at the high end. Raises ValueError where alpha or sigma is not positive inside `times`, or the signal-to-noise ratio
-    does not fall.
+    Pass module-level functions: equal schedules are then equal descriptions, and nothing is compiled twice. prior_scale: that of
+    the noise at the high end. Raises ValueError where it is off by more than a factor of two, where alpha or sigma is not
+    positive inside `times`, or the signal-to-noise ratio does not fall.
     """
 
     alpha_fn: Callable[[Array], Array]
     sigma_fn: Callable[[Array], Array]
     times: tuple[float, float] = (0.0, 1.0)
-    prior_scale: float | None = None  # type: ignore[assignment]
+    prior_scale: float = 1.0
 
     def __post_init__(self):
         super().__post_init__()
         check_function(alpha_fn=self.alpha_fn, sigma_fn=self.sigma_fn)
-        check_schedule(self)
-        if self.prior_scale is None:
-            with jax.ensure_compile_time_eval():
-                object.__setattr__(self, "prior_scale", float(self.sigma(jnp.asarray(self.times[1]))))
         check_positive(prior_scale=self.prior_scale)
+        check_schedule(self)
+        with jax.ensure_compile_time_eval():
+            sigma = self.sigma(jnp.asarray(self.times[1], float))
+        if not isinstance(sigma, Tracer) and not 0.5 <= self.prior_scale / float(sigma) <= 2.0:
+            raise ValueError(f"prior_scale={self.prior_scale} is not that of the noise at t = {self.times[1]}, sigma = {sigma}")
 
     def alpha(self, t):
         return self.alpha_fn(t)
