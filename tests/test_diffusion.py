@@ -382,11 +382,11 @@ def test_guidance(key):
 VP = SCHEDULES["variance_preserving"]
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
 class LearnedSchedule(schedules.Schedule):
-    """lambda = 5 - 9 t - a t^2 of a parameter."""
+    """lambda = 5 - 9 t - a t^2 of a parameter, which may be traced."""
 
-    a: jax.Array
+    def __init__(self, a):
+        self.a = a
 
     def alpha(self, t):
         return jnp.sqrt(jax.nn.sigmoid(5.0 - 9.0 * t - self.a * t**2))
