@@ -33,7 +33,7 @@ import numpy as np
 
 import genmod as gm
 from experiments.common import adam_with_cosine
-from genmod.keys import stream
+from genmod.core.keys import stream
 
 OTHER = {"fashion_mnist": "mnist", "mnist": "fashion_mnist"}
 
@@ -73,13 +73,14 @@ class Replaced:
     model: gm.models.Dequantized
     rate: float
 
-    def __call__(self, params, key, x, context):
+    def __call__(self, params, key, x, *, step=None):
         which, what, loss_key = jax.random.split(key, 3)
         levels = jax.random.randint(what, x.shape, 0, self.model.num_levels).astype(x.dtype)
-        return self.model.loss(params, loss_key, jnp.where(jax.random.bernoulli(which, self.rate, x.shape), levels, x), context)
+        replaced = jnp.where(jax.random.bernoulli(which, self.rate, x.shape), levels, x)
+        return self.model.loss(params, loss_key, replaced, step=step)
 
 
-def experiment(config: Config, run: gm.run.Run) -> dict[str, Any]:
+def experiment(config: Config, run: gm.lab.Run) -> dict[str, Any]:
     key = jax.random.key(config.seed)
     data, outliers = load(config, stream(key, "data"))
     sets = {"inliers": data.test, "validation": data.validation} | outliers
@@ -101,9 +102,9 @@ def experiment(config: Config, run: gm.run.Run) -> dict[str, Any]:
         background = bits_of(config, model, noisy.params, sets, stream(key, "bits"))
     compressed = {name: compressed_bits(x, data.num_levels) / math.prod(data.event_shape) for name, x in sets.items()}
     found = scores(bits, compressed, background)
-    metrics: dict[str, Any] = {"pair": config.pair, "num_params": gm.base.num_params(fit.params)}
+    metrics: dict[str, Any] = {"pair": config.pair, "num_params": gm.num_params(fit.params)}
     metrics |= measure(sets, bits, compressed, found)
-    print(gm.run.table(rows(metrics, sets, list(found))))
+    print(gm.lab.text_table(rows(metrics, sets, list(found))))
     for name in outliers:
         if metrics[f"auroc_nll_{name}"] + 2 * metrics[f"auroc_nll_{name}_sem"] < 0.5:
             print(f"log p fails on {name}: it is higher there than on the inliers")
@@ -160,7 +161,7 @@ PERTURBATIONS = {
 }
 
 
-def train(config: Config, run: gm.run.Run, name: str, model, data: gm.data.Dataset, loss_fn, key: jax.Array) -> gm.Fit:
+def train(config: Config, run: gm.lab.Run, name: str, model, data: gm.data.Dataset, loss_fn, key: jax.Array) -> gm.Fit:
     return gm.fit(
         model,
         data.train,
@@ -245,15 +246,15 @@ def rows(metrics: dict[str, Any], sets: dict[str, Any], names: list[str]) -> lis
         suffix = "" if name == "inliers" else f"_{name}"
         keys = {"bits/dim (bound)": f"bits_per_dim{suffix}", "compressed": f"compressed_bits_per_dim{suffix}"}
         keys |= {f"AUROC {score}": f"auroc_{score}_{name}" for score in names}
-        cells = {c: gm.run.with_error(metrics[k], metrics[f"{k}_sem"]) if k in metrics else "" for c, k in keys.items()}
+        cells = {c: gm.lab.with_error(metrics[k], metrics[f"{k}_sem"]) if k in metrics else "" for c, k in keys.items()}
         lines.append({"set": name, "images": len(x)} | cells)
     return lines
 
 
-def draw(config: Config, run: gm.run.Run, fit: gm.Fit, bits: dict, found: dict[str, dict], metrics: dict[str, Any]) -> None:
+def draw(config: Config, run: gm.lab.Run, fit: gm.Fit, bits: dict, found: dict[str, dict], metrics: dict[str, Any]) -> None:
     outliers = [name for name in bits if name not in ("inliers", "validation")]
     title = f"Glow trained on {config.pair}"
-    histograms = functools.partial(gm.plot.histograms, xlabel="bits per dimension (bound)", title=title)
+    histograms = functools.partial(gm.lab.plot.histograms, xlabel="bits per dimension (bound)", title=title)
     histograms(run.figure("bits"), {name: bits[name] for name in ("inliers", outliers[0])})
     # Perturbed images can be a thousand times as improbable.
     histograms(run.figure("bits_all"), {name: bits[name] for name in ("inliers", *outliers)}, log=True)
@@ -268,8 +269,8 @@ def _roc(path, curves: dict[str, tuple[str, str]], found: dict[str, dict], metri
     for name, (score, outliers) in curves.items():
         label = f"{name}, {metrics[f'auroc_{score}_{outliers}']:.3f}"
         drawn[label] = gm.metrics.roc_curve(found[score]["inliers"], found[score][outliers])
-    gm.plot.lines(path, None, drawn, xlabel="false positive rate", ylabel="true positive rate", title=title)
+    gm.lab.plot.lines(path, None, drawn, xlabel="false positive rate", ylabel="true positive rate", title=title)
 
 
 if __name__ == "__main__":
-    gm.run.main(experiment, Config, quick={"num_steps": 400, "num_layers": 4, "hidden_channels": 32, "num_draws": 1})
+    gm.lab.main(experiment, Config, quick={"num_steps": 400, "num_layers": 4, "hidden_channels": 32, "num_draws": 1})

@@ -1,6 +1,5 @@
 """What several experiments share."""
 
-import functools
 from typing import Any
 
 import jax
@@ -9,7 +8,6 @@ import optax
 import genmod as gm
 
 
-@functools.cache  # the same object for equal settings, so that `fit` does not compile again
 def adam_with_cosine(learning_rate: float, num_steps: int, warm_up: int = 0) -> optax.GradientTransformation:
     """Adam whose rate rises over `warm_up` steps (half of them all at most), then falls to zero along a cosine."""
     return optax.adam(optax.warmup_cosine_decay_schedule(0.0, learning_rate, min(warm_up, num_steps // 2), num_steps))

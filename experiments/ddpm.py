@@ -20,12 +20,12 @@ import numpy as np
 
 import genmod as gm
 from experiments.common import adam_with_cosine, with_labels
-from genmod.keys import stream
+from genmod.core.keys import stream
 
 SCHEDULES = {
-    "linear": gm.schedules.LinearBetas,
-    "cosine": gm.schedules.Cosine,
-    "edm": functools.partial(gm.schedules.EDM, 0.002, 20.0),
+    "linear": gm.denoising.LinearBetas,
+    "cosine": gm.denoising.Cosine,
+    "edm": functools.partial(gm.denoising.EDM, 0.002, 20.0),
 }
 
 
@@ -33,7 +33,7 @@ SCHEDULES = {
 class Config:
     data: Literal["digits", "mnist", "fashion_mnist", "cifar10"] = "digits"
     schedule: Literal["linear", "cosine", "edm"] = "cosine"
-    kind: gm.schedules.Kind = "v"
+    kind: gm.denoising.Kind = "v"
     """What the network predicts."""
     hidden_channels: int = 32
     multipliers: tuple[int, ...] = (1, 2, 2)
@@ -60,7 +60,7 @@ class Config:
     seed: int = 0
 
 
-def experiment(config: Config, run: gm.run.Run) -> dict[str, Any]:
+def experiment(config: Config, run: gm.lab.Run) -> dict[str, Any]:
     key = jax.random.key(config.seed)
     data = gm.data.images.SETS[config.data]()
     model = build(config, data)
@@ -81,9 +81,9 @@ def experiment(config: Config, run: gm.run.Run) -> dict[str, Any]:
     metrics: dict[str, Any] = {"model": "ddpm", "data": config.data, "num_test": config.num_test}
     metrics |= likelihoods(config, model, fit.params, data, stream(key, "test"))
     rows = samplers(config, run, model, fit.params, data, stream(key, "samplers"))
-    print(gm.run.table([likelihood_row(config, metrics)]))
-    print(gm.run.table(rows))
-    (run.folder / "samplers.txt").write_text(gm.run.table(rows) + "\n")
+    print(gm.lab.text_table([likelihood_row(config, metrics)]))
+    print(gm.lab.text_table(rows))
+    (run.folder / "samplers.txt").write_text(gm.lab.text_table(rows) + "\n")
     draw(config, run, data, model, fit, stream(key, "figures"))
     return metrics
 
@@ -99,9 +99,9 @@ def build(config: Config, data: gm.data.Dataset) -> gm.models.Dequantized:
         network=network,
         scaling=gm.bijectors.Rescale(0.5, 0.5),  # [-1, 1] inside, [0, 1] outside
         data_scale=0.5,
-        divergence=gm.divergence.Hutchinson(1),
-        integrator=gm.ode.Adaptive(rtol=1e-4, atol=1e-4, max_steps=200),
-        sampler=gm.samplers.Steps(gm.samplers.DDIM(), gm.samplers.UniformLogSNR(config.num_sampling_steps)),
+        divergence=gm.dynamics.Hutchinson(1),
+        integrator=gm.dynamics.Adaptive(rtol=1e-4, atol=1e-4, max_steps=200),
+        sampler=gm.denoising.Steps(gm.denoising.DDIM(), gm.denoising.LogSNRGrid(config.num_sampling_steps)),
         context_shape=(10,) if config.class_conditional else None,
         context_dropout=0.1 if config.class_conditional else 0.0,
     )
@@ -124,7 +124,7 @@ def likelihoods(config: Config, model: gm.models.Dequantized, params: Any, data:
     rows = jax.random.permutation(stream(key, "rows"), len(data.test))[:num]
     images, labels = with_labels(data, "test", config.class_conditional)
     x, context = images[rows], None if labels is None else labels[rows]
-    found: dict[str, Any] = {"num_params": gm.base.num_params(params), "num_test": num}
+    found: dict[str, Any] = {"num_params": gm.num_params(params), "num_test": num}
     bound = gm.models.Bound(num_times=config.num_times)
     for name, scored in (("flow", model), ("bound", with_diffusion(model, bound=bound))):
         values = -np.asarray(scored.log_prob(params, x, context, key=stream(key, "noise")), np.float64)
@@ -136,16 +136,15 @@ def likelihoods(config: Config, model: gm.models.Dequantized, params: Any, data:
         if name == "bound":
             found |= {gm.Likelihood.LOWER_BOUND.nll_key: nats, f"{gm.Likelihood.LOWER_BOUND.nll_key}_sem": sem}
     y = model.dequantize(x, jax.random.uniform(stream(key, "parts"), x.shape))
-    parts = jax.jit(diffusion_of(with_diffusion(model, bound=bound)).bound_parts)(
-        params["model"], stream(key, "bound"), y, context
-    )
+    bounded = diffusion_of(with_diffusion(model, bound=bound))
+    parts = bounded.bound_parts(params["model"], y, context, key=stream(key, "bound"))
     return found | {f"bound_{name}_nats": float(part.mean()) for name, part in parts._asdict().items()}
 
 
 def likelihood_row(config: Config, metrics: dict[str, Any]) -> dict[str, Any]:
     """One line of the table."""
     bits = {
-        name: gm.run.with_error(*(metrics[f"bits_per_dim_{name}{end}"] for end in ("", "_sem"))) for name in ("flow", "bound")
+        name: gm.lab.with_error(*(metrics[f"bits_per_dim_{name}{end}"] for end in ("", "_sem"))) for name in ("flow", "bound")
     }
     return {
         "data": config.data,
@@ -156,7 +155,7 @@ def likelihood_row(config: Config, metrics: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def samplers(config: Config, run: gm.run.Run, model, params, data: gm.data.Dataset, key) -> list[dict[str, Any]]:
+def samplers(config: Config, run: gm.lab.Run, model, params, data: gm.data.Dataset, key) -> list[dict[str, Any]]:
     """Sliced W2 between samples and validation images, by sampler and evaluations of the network; what training images have."""
     num = min(config.num_samples, len(data.validation), len(data.train))
     images, labels = with_labels(data, "validation", config.class_conditional, num)
@@ -165,12 +164,12 @@ def samplers(config: Config, run: gm.run.Run, model, params, data: gm.data.Datas
     def distance(x):
         return sliced_w2(np.asarray(model.dequantize(x)).reshape(len(x), -1), reference)
 
-    s = gm.samplers
+    s = gm.denoising
     rows = [{"sampler": "training images", "evaluations": 0, "sliced W2": f"{distance(data.train[:num]):.4f}"}]
     curves: dict[str, tuple[list, list]] = {}
     for name, stepper in (("DDIM", s.DDIM()), ("DDPM", s.Ancestral()), ("DPM-Solver++", s.DPMSolverPlusPlus())):
         for steps in config.compared:
-            sampler = s.Steps(stepper, s.UniformLogSNR(steps))
+            sampler = s.Steps(stepper, s.LogSNRGrid(steps))
             drawn = with_diffusion(model, sampler=sampler).sample(
                 params, stream(key, "draw"), () if labels is not None else num, labels
             )
@@ -179,7 +178,7 @@ def samplers(config: Config, run: gm.run.Run, model, params, data: gm.data.Datas
             xs.append(sampler.num_evaluations)
             ys.append(float(rows[-1]["sliced W2"]))
     title = f"quality against cost, {config.data}"
-    gm.plot.lines(run.figure("quality"), None, curves, xlabel="evaluations of the network", ylabel="sliced W2", title=title)
+    gm.lab.plot.lines(run.figure("quality"), None, curves, xlabel="evaluations of the network", ylabel="sliced W2", title=title)
     return rows
 
 
@@ -190,9 +189,9 @@ def sliced_w2(x: np.ndarray, y: np.ndarray, num: int = 500) -> float:
     return float(np.sqrt(((np.sort(x @ directions, 0) - np.sort(y @ directions, 0)) ** 2).mean()))
 
 
-def draw(config: Config, run: gm.run.Run, data: gm.data.Dataset, model, fit: gm.Fit, key) -> None:
+def draw(config: Config, run: gm.lab.Run, data: gm.data.Dataset, model, fit: gm.Fit, key) -> None:
     title = f"diffusion of {config.data}"
-    gm.plot.training(run.figure("training"), fit.history, title=title, ylabel="error of eps")
+    gm.lab.plot.training(run.figure("training"), fit.history, title=title, ylabel="error of eps")
     at = jnp.eye(10) if config.class_conditional else None
     shape = () if config.class_conditional else (10,)
 
@@ -202,27 +201,27 @@ def draw(config: Config, run: gm.run.Run, data: gm.data.Dataset, model, fit: gm.
     rows = [("data" if i == 0 else "", shown(data.validation[10 * i : 10 * i + 10])) for i in range(2)]
     for i in range(6):
         rows.append(("samples" if i == 0 else "", shown(model.sample(fit.params, stream(key, f"row {i}"), shape, at))))
-    gm.plot.images(run.figure("samples"), rows, title=f"{title}, {config.num_sampling_steps} DDIM steps")
-    s = gm.samplers
+    gm.lab.plot.images(run.figure("samples"), rows, title=f"{title}, {config.num_sampling_steps} DDIM steps")
+    s = gm.denoising
     rows = []
     for steps in config.compared:
-        sampler = s.Steps(s.DDIM(), s.UniformLogSNR(steps))
+        sampler = s.Steps(s.DDIM(), s.LogSNRGrid(steps))
         rows.append(
             (f"{steps} steps", shown(with_diffusion(model, sampler=sampler).sample(fit.params, stream(key, "steps"), shape, at)))
         )
-    gm.plot.images(run.figure("steps"), rows, title=f"{title}: the same noise, DDIM")
-    gm.plot.images(run.figure("trajectory"), trajectory(model, fit.params, key, at), title=f"{title}: from noise to data")
+    gm.lab.plot.images(run.figure("steps"), rows, title=f"{title}: the same noise, DDIM")
+    gm.lab.plot.images(run.figure("trajectory"), trajectory(model, fit.params, key, at), title=f"{title}: from noise to data")
     labels = None if data.labels is None or at is None else jax.nn.one_hot(data.labels.validation[:10], 10)
     rows = inpainted(config, model, fit.params, data.validation[:10], labels, stream(key, "inpaint"))
-    gm.plot.images(run.figure("inpainting"), rows, title=f"{title}: lower halves drawn given the upper ones")
+    gm.lab.plot.images(run.figure("inpainting"), rows, title=f"{title}: lower halves drawn given the upper ones")
 
 
 def trajectory(model, params, key, at) -> list[tuple[str, Any]]:
     """Six samples at times on their way, and what the network takes them for."""
     diffusion = diffusion_of(model)
     sampler, schedule = diffusion.sampler, diffusion.predictor.schedule
-    assert isinstance(sampler, gm.samplers.Steps)
-    noise = diffusion.flow.base.sample({}, stream(key, "trajectory"), (6,))
+    assert isinstance(sampler, gm.denoising.Steps)
+    noise = diffusion.base.sample({}, stream(key, "trajectory"), (6,))
     rows = []
     for i, x in enumerate(noise):
         context = None if at is None else at[i]
@@ -236,7 +235,7 @@ def trajectory(model, params, key, at) -> list[tuple[str, Any]]:
 
 def inpainted(config: Config, model, params, x, labels, key) -> list[tuple[str, Any]]:
     """Images, their upper halves, and three completions of each by the same network, with a posterior denoiser."""
-    sampler = gm.samplers.Steps(gm.samplers.Ancestral(), gm.samplers.UniformLogSNR(2 * config.num_sampling_steps))
+    sampler = gm.denoising.Steps(gm.denoising.Ancestral(), gm.denoising.LogSNRGrid(2 * config.num_sampling_steps))
     diffusion = diffusion_of(with_diffusion(model, sampler=sampler))
     seen = upper_half(model.dequantize(x))
     rows = [("data", model.dequantize(x)), ("seen", seen)]
@@ -255,4 +254,4 @@ def upper_half(x):
 if __name__ == "__main__":
     quick = {"num_steps": 200, "hidden_channels": 16, "multipliers": (1, 2), "num_test": 20, "num_times": 16, "num_samples": 100}
     quick |= {"num_sampling_steps": 20, "compared": (5, 20)}
-    gm.run.main(experiment, Config, quick=quick)
+    gm.lab.main(experiment, Config, quick=quick)

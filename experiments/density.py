@@ -16,7 +16,7 @@ import jax
 import optax
 
 import genmod as gm
-from genmod.keys import stream
+from genmod.core.keys import stream
 
 MODELS = {
     "affine": gm.flows.affine,
@@ -101,7 +101,7 @@ class Config:
     seed: int = 0
 
 
-def experiment(config: Config, run: gm.run.Run) -> dict[str, Any]:
+def experiment(config: Config, run: gm.lab.Run) -> dict[str, Any]:
     key = jax.random.key(config.seed)
     data = load(config, stream(key, "data"))
     test = data.test if data.density is None else data.sample(stream(key, "test"), config.num_test)
@@ -126,7 +126,7 @@ def experiment(config: Config, run: gm.run.Run) -> dict[str, Any]:
     metrics |= gm.evaluate(model, fit.params, test, true_log_prob=data.log_prob)
     if data.entropy is not None:
         metrics["limit_nats"] = data.entropy
-    print(gm.run.table([row(metrics, seconds)]))
+    print(gm.lab.text_table([row(metrics, seconds)]))
     report = gm.health(model.bijector, fit.params["bijector"], test)
     print(report)
     (run.folder / "health.txt").write_text(f"{report}\n")
@@ -155,18 +155,13 @@ def build(config: Config, event_shape: tuple[int, ...], tolerance: float = 1e-5)
     # A vector field is differentiated along the way, so its activation must be smooth.
     name = "silu" if "integrator" in takes and config.activation == "relu" else config.activation
     networks = {"hidden_sizes": config.hidden_sizes, "activation": getattr(jax.nn, name)}
-    solve = {"integrator": gm.ode.Adaptive(rtol=tolerance, atol=tolerance)} if "integrator" in takes else {}
+    solve = {"integrator": gm.dynamics.Adaptive(rtol=tolerance, atol=tolerance)} if "integrator" in takes else {}
     return builder(event_shape, **layers, **solve, **(networks if "hidden_sizes" in takes else {}))
 
 
 def optimizer(config: Config) -> optax.GradientTransformation:
-    return _optimizer(config.learning_rate, config.num_steps, config.weight_decay)
-
-
-@functools.cache  # the same object for equal settings, so that `fit` does not compile again
-def _optimizer(learning_rate: float, num_steps: int, weight_decay: float) -> optax.GradientTransformation:
-    schedule = optax.cosine_decay_schedule(learning_rate, num_steps)
-    return optax.adamw(schedule, weight_decay=weight_decay, mask=_kernels)
+    schedule = optax.cosine_decay_schedule(config.learning_rate, config.num_steps)
+    return optax.adamw(schedule, weight_decay=config.weight_decay, mask=_kernels)
 
 
 def _kernels(params: Any) -> Any:
@@ -179,24 +174,24 @@ def row(metrics: dict[str, Any], seconds: float) -> dict[str, Any]:
         "model": metrics["model"],
         "data": metrics["data"],
         "parameters": metrics["num_params"],
-        "test NLL (nats)": gm.run.with_error(metrics["nll_nats"], metrics["nll_nats_sem"]),
+        "test NLL (nats)": gm.lab.with_error(metrics["nll_nats"], metrics["nll_nats_sem"]),
     }
     if "limit_nats" in metrics:
         line |= {"exact limit": f"{metrics['limit_nats']:.4f}"}
-        line |= {"gap": gm.run.with_error(metrics["gap_nats"], metrics["gap_nats_sem"])}
+        line |= {"gap": gm.lab.with_error(metrics["gap_nats"], metrics["gap_nats_sem"])}
     return line | {"seconds": f"{seconds:.0f}"}
 
 
-def draw(config: Config, run: gm.run.Run, data: gm.data.Dataset, model: gm.models.Pushforward, fit: gm.Fit, test, key) -> None:
+def draw(config: Config, run: gm.lab.Run, data: gm.data.Dataset, model: gm.models.Pushforward, fit: gm.Fit, test, key) -> None:
     title = f"{config.model} on {data.name}"
     likelihood = isinstance(model, gm.models.Flow)  # flow matching's loss is an error of velocities
     limit, ylabel = (data.entropy, "loss (nats)") if likelihood else (None, "loss (squared velocity)")
-    gm.plot.training(run.figure("training"), fit.history, limit=limit, ylabel=ylabel, title=title)
-    gm.plot.samples(run.figure("samples"), test, model.sample(fit.params, key, (min(len(test), 5_000),)), title=title)
+    gm.lab.plot.training(run.figure("training"), fit.history, limit=limit, ylabel=ylabel, title=title)
+    gm.lab.plot.samples(run.figure("samples"), test, model.sample(fit.params, key, (min(len(test), 5_000),)), title=title)
     if data.event_shape == (2,):
         log_prob = functools.partial(model.log_prob, fit.params)
-        gm.plot.density(run.figure("density"), log_prob, test, title=title, true_log_prob_fn=data.log_prob)
+        gm.lab.plot.density(run.figure("density"), log_prob, test, title=title, true_log_prob_fn=data.log_prob)
 
 
 if __name__ == "__main__":
-    gm.run.main(experiment, Config, quick={"num_train": 20_000, "num_steps": 1_200, "hidden_sizes": (64, 64)})
+    gm.lab.main(experiment, Config, quick={"num_train": 20_000, "num_steps": 1_200, "hidden_sizes": (64, 64)})

@@ -28,7 +28,7 @@ class Config:
     """Everything else of each run; its own data and model are replaced."""
 
 
-def experiment(config: Config, run: gm.run.Run) -> dict[str, Any]:
+def experiment(config: Config, run: gm.lab.Run) -> dict[str, Any]:
     if not config.data or not config.models:
         raise ValueError("--data and --models must each name at least one")
     metrics: dict[str, Any] = {"model": "density_table"}
@@ -37,7 +37,7 @@ def experiment(config: Config, run: gm.run.Run) -> dict[str, Any]:
         results = []
         for model in config.models:
             one = dataclasses.replace(config.fit, data=data, model=model)
-            found = gm.run.execute(density.experiment, one)
+            found = gm.lab.execute(density.experiment, one)
             results.append((found, wall_seconds(one)))
             metrics |= flat(found)
         tables.append(markdown(results))
@@ -49,7 +49,7 @@ def experiment(config: Config, run: gm.run.Run) -> dict[str, Any]:
 
 def wall_seconds(config: density.Config) -> float:
     """Wall time of the finished run of `config`, compilation and figures included; of a resumed run, its last part."""
-    folder = gm.run.locate(density.experiment, config).folder
+    folder = gm.lab.locate(density.experiment, config).folder
     return json.loads((folder / "timing.json").read_text())["wall_seconds"]
 
 
@@ -69,8 +69,8 @@ def markdown(results: list[tuple[dict[str, Any], float]]) -> str:
     header = ["model", "parameters", "test NLL (nats)", *(["gap (nats)"] if known else []), "seconds (wall)"]
     lines = [header, ["---", *["---:"] * (len(header) - 1)]]
     for found, seconds in results:
-        gap = [gm.run.with_error(found["gap_nats"], found["gap_nats_sem"])] if known else []
-        nll = gm.run.with_error(found["nll_nats"], found["nll_nats_sem"])
+        gap = [gm.lab.with_error(found["gap_nats"], found["gap_nats_sem"])] if known else []
+        nll = gm.lab.with_error(found["nll_nats"], found["nll_nats_sem"])
         lines.append([found["model"], f"{found['num_params']:,}", nll, *gap, f"{seconds:.0f}"])
     table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
     return f"### {first['data']}: {limit}, {first['num_test']:,} test points\n\n{table}"
@@ -78,4 +78,4 @@ def markdown(results: list[tuple[dict[str, Any], float]]) -> str:
 
 if __name__ == "__main__":
     few = density.Config(num_train=20_000, num_steps=500, hidden_sizes=(64, 64))
-    gm.run.main(experiment, Config, quick={"models": ("affine", "nsf"), "fit": few})
+    gm.lab.main(experiment, Config, quick={"models": ("affine", "nsf"), "fit": few})

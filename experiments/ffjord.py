@@ -11,6 +11,7 @@ integrator, how many evaluations of the field a solve took while it was trained,
 
 import dataclasses
 import functools
+import math
 import time
 from typing import Any, Literal
 
@@ -22,7 +23,9 @@ import numpy as np
 import genmod as gm
 from experiments import density
 from experiments.common import adam_with_cosine
-from genmod.keys import stream
+from genmod.core.batching import vmap_events
+from genmod.core.keys import stream
+from genmod.core.params import cast
 
 Schedule = Literal["likelihood", "matching", "mixed"]
 
@@ -32,22 +35,22 @@ class FFJORDMoons(gm.data.Toy):
     """The moons of FFJORD's toy data: scikit-learn's with noise .1, times 2, shifted by (-1, -.2)."""
 
     @property
-    def event_shape(self):
-        return (2,)
+    def event(self):
+        return gm.Real((2,))
 
     @property
     def unit(self) -> gm.data.TwoMoons:
         """The moons before scale and shift."""
         return gm.data.TwoMoons(0.1)
 
-    def draw(self, key, shape):
-        return 2.0 * self.unit.draw(key, shape) + jnp.asarray((-1.0, -0.2)).reshape((1,) * len(shape) + (2,))
+    def sample_one(self, params, key, context=None):
+        return 2.0 * self.unit.sample_one(params, key) + jnp.asarray((-1.0, -0.2))
 
-    def log_density(self, x):
-        return self.unit.log_density((x - jnp.asarray((-1.0, -0.2))) / 2.0) - 2.0 * np.log(2.0)
+    def log_prob_one(self, params, x, context=None, key=None):
+        return self.unit.log_prob_one(params, (x - jnp.asarray((-1.0, -0.2), x.dtype)) / 2.0) - 2.0 * math.log(2.0)
 
     def exact_entropy(self):
-        return self.unit.entropy() + 2.0 * np.log(2.0)
+        return self.unit.entropy() + 2.0 * math.log(2.0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,7 +82,7 @@ class Config:
     seed: int = 0
 
 
-def experiment(config: Config, run: gm.run.Run) -> dict[str, Any]:
+def experiment(config: Config, run: gm.lab.Run) -> dict[str, Any]:
     key = jax.random.key(config.seed)
     data = load(config, stream(key, "data"))
     test = data.sample(stream(key, "test"), config.num_test)
@@ -87,10 +90,10 @@ def experiment(config: Config, run: gm.run.Run) -> dict[str, Any]:
     rows, studies, nfe = [], [], {}
     for schedule in config.schedules:
         params, history, seconds = train(config, schedule, data, stream(key, "fit"), run)
-        model = build(config, gm.ode.Adaptive())
+        model = build(config, gm.dynamics.Adaptive())
         found = gm.evaluate(model, params, test, true_log_prob=data.log_prob)
         metrics |= {f"{schedule}_{name}": value for name, value in found.items()}
-        nll, gap = (gm.run.with_error(found[name], found[f"{name}_sem"]) for name in ("nll_nats", "gap_nats"))
+        nll, gap = (gm.lab.with_error(found[name], found[f"{name}_sem"]) for name in ("nll_nats", "gap_nats"))
         times = {"training, wall s": f"{seconds[0]:.0f}", "training, CPU s": f"{seconds[1]:.0f}"}
         rows.append({"schedule": schedule, "test NLL (nats)": nll, "limit": f"{data.entropy:.4f}", "gap (nats)": gap, **times})
         studies += [{"schedule": schedule, **row} for row in integrator_study(config, params, test[:2_000])]
@@ -101,10 +104,10 @@ def experiment(config: Config, run: gm.run.Run) -> dict[str, Any]:
     names = ("num_params", "nll_nats", "nll_nats_sem", "gap_nats", "gap_nats_sem")
     metrics |= {name: metrics[f"{first}_{name}"] for name in names}
     for title, table in (("schedules", rows), ("integrators", studies)):
-        print(f"\n{gm.run.table(table)}")
-        (run.folder / f"{title}.txt").write_text(gm.run.table(table) + "\n")
+        print(f"\n{gm.lab.text_table(table)}")
+        (run.folder / f"{title}.txt").write_text(gm.lab.text_table(table) + "\n")
     if nfe:
-        gm.plot.lines(run.figure("nfe"), None, nfe, xlabel="step", ylabel="evaluations per solve", title=f"NFE, {data.name}")
+        gm.lab.plot.lines(run.figure("nfe"), None, nfe, xlabel="step", ylabel="evaluations per solve", title=f"NFE, {data.name}")
     return metrics
 
 
@@ -119,7 +122,7 @@ def load(config: Config, key: jax.Array) -> gm.data.Dataset:
     return data
 
 
-def build(config: Config, integrator: gm.ode.Integrator, *, penalised: bool = False) -> gm.models.Flow:
+def build(config: Config, integrator: gm.dynamics.Integrator, *, penalised: bool = False) -> gm.models.Flow:
     return gm.flows.ffjord(
         (2,),
         hidden_sizes=config.hidden_sizes,
@@ -130,10 +133,19 @@ def build(config: Config, integrator: gm.ode.Integrator, *, penalised: bool = Fa
     )
 
 
-def train(config: Config, schedule: Schedule, data: gm.data.Dataset, key: jax.Array, run: gm.run.Run):
+def layers(flow: gm.models.Flow) -> tuple[gm.bijectors.CNF, gm.bijectors.Bijector]:
+    """The continuous part of a flow, and its standardisation."""
+    assert isinstance(flow.bijector, gm.bijectors.Chain)
+    cnf, data_side = flow.bijector.bijectors
+    assert isinstance(cnf, gm.bijectors.CNF)
+    return cnf, data_side
+
+
+def train(config: Config, schedule: Schedule, data: gm.data.Dataset, key: jax.Array, run: gm.lab.Run):
     """(parameters, history of the likelihood steps, (wall, CPU) seconds) of one schedule."""
-    flow = build(config, gm.ode.Adaptive(rtol=config.tolerance, atol=config.tolerance), penalised=True)
-    matching = gm.models.FlowMatching(build(config, gm.ode.Adaptive()).bijector, flow.base, gm.paths.OptimalTransport())
+    flow = build(config, gm.dynamics.Adaptive(rtol=config.tolerance, atol=config.tolerance), penalised=True)
+    cnf, data_side = layers(build(config, gm.dynamics.Adaptive()))
+    matching = gm.models.FlowMatching(cnf, flow.base, gm.transport.OptimalTransport(), data_side=data_side)
     steps, finish = {
         "likelihood": (0, config.num_steps),
         "matching": (config.num_matching_steps, 0),
@@ -163,12 +175,12 @@ def train(config: Config, schedule: Schedule, data: gm.data.Dataset, key: jax.Ar
 def integrator_study(config: Config, params: Any, x: jax.Array) -> list[dict[str, Any]]:
     """Error of the log-density in nats by integrator, against a float64 solve at 1e-10."""
     with jax.enable_x64(True):
-        tight = build(config, gm.ode.Adaptive(diffrax.Dopri8(), rtol=1e-10, atol=1e-10))
-        exact = tight.log_prob(gm.base.cast(params, jnp.float64), jnp.asarray(np.asarray(x), jnp.float64))
+        tight = build(config, gm.dynamics.Adaptive(diffrax.Dopri8(), rtol=1e-10, atol=1e-10))
+        exact = tight.log_prob(cast(params, jnp.float64), jnp.asarray(np.asarray(x), jnp.float64))
         exact = np.asarray(exact)
-    integrators = {f"dopri5, {t:g}": gm.ode.Adaptive(rtol=t, atol=t) for t in (1e-2, 1e-3, 1e-4, 1e-5, 1e-6)}
-    integrators |= {f"{n} steps of RK4": gm.ode.FixedSteps(n, gm.ode.RK4()) for n in (10, 40)}
-    integrators |= {f"{n} steps of Euler": gm.ode.FixedSteps(n, diffrax.Euler()) for n in (10, 100)}
+    integrators = {f"dopri5, {t:g}": gm.dynamics.Adaptive(rtol=t, atol=t) for t in (1e-2, 1e-3, 1e-4, 1e-5, 1e-6)}
+    integrators |= {f"{n} steps of RK4": gm.dynamics.FixedSteps(n, gm.dynamics.RK4()) for n in (10, 40)}
+    integrators |= {f"{n} steps of Euler": gm.dynamics.FixedSteps(n, diffrax.Euler()) for n in (10, 100)}
     rows = []
     for name, integrator in integrators.items():
         log_prob, info = build(config, integrator).log_prob_with_info(params, x)
@@ -178,23 +190,22 @@ def integrator_study(config: Config, params: Any, x: jax.Array) -> list[dict[str
     return rows
 
 
-def draw(run: gm.run.Run, schedule: str, data, model: gm.models.Flow, params, test, key) -> None:
+def draw(run: gm.lab.Run, schedule: str, data, model: gm.models.Flow, params, test, key) -> None:
     title = f"{schedule}, {data.name}"
-    cnf = gm.models.FlowMatching(model.bijector, model.base).cnf
-    field = params["bijector"][0]
+    cnf, field = layers(model)[0], params["bijector"][0]
     log_prob = functools.partial(model.log_prob, params)
-    gm.plot.density(run.figure(f"density_{schedule}"), log_prob, test, title=title, true_log_prob_fn=data.log_prob)
+    gm.lab.plot.density(run.figure(f"density_{schedule}"), log_prob, test, title=title, true_log_prob_fn=data.log_prob)
     z = jax.random.normal(key, (300, 2))
     path = functools.partial(cnf.trajectory, field, num_times=40)
-    paths = np.asarray(jax.jit(gm.base.vmap_events(path))(z))
-    gm.plot.trajectories(run.figure(f"trajectories_{schedule}"), {"from noise to data": paths}, title=title)
+    paths = np.asarray(jax.jit(vmap_events(path))(z))
+    gm.lab.plot.trajectories(run.figure(f"trajectories_{schedule}"), {"from noise to data": paths}, title=title)
     velocity = jax.vmap(cnf.velocity, (None, 0, None))
     fields = {
         f"t = {t:g}": functools.partial(lambda x, t: velocity(field, x, jnp.asarray(t, x.dtype)), t=t) for t in (0.0, 0.5, 1.0)
     }
-    gm.plot.vector_fields(run.figure(f"field_{schedule}"), fields, paths.reshape(-1, 2), title=title)
+    gm.lab.plot.vector_fields(run.figure(f"field_{schedule}"), fields, paths.reshape(-1, 2), title=title)
 
 
 if __name__ == "__main__":
     quick = {"num_train": 20_000, "num_test": 5_000, "num_steps": 100, "num_matching_steps": 600, "mixed_steps": (500, 50)}
-    gm.run.main(experiment, Config, quick=quick | {"hidden_sizes": (64, 64), "tolerance": 1e-3})
+    gm.lab.main(experiment, Config, quick=quick | {"hidden_sizes": (64, 64), "tolerance": 1e-3})

@@ -8,12 +8,14 @@ Protocol: the laws are those of torchcfm (moons evenly spaced, with diagonal uni
 Gaussians of sd .1^(1/4) on a circle of radius 5); a field of 3 x 128 silu units; Adam with a cosine schedule; fresh draws of
 source and target in every step. W2 is the exact distance of 10,000 model samples (dopri5, tolerance 1e-5) to 10,000 draws of
 the target, printed beside its floor, that of two samples of the target (evenly spaced ones where the target is the moons:
-the independent draws of a model scatter more, and cannot reach it). NPE = |E int |v|^2 dt - W2^2(source, target)| /
+the independent draws of a model scatter more, and cannot reach it; where the moons are the source, a model starts from
+independent draws of them). NPE = |E int |v|^2 dt - W2^2(source, target)| /
 W2^2(source, target) over such draws. Straightness = E int |v|^2 dt - E|x - z|^2, 0 for straight paths at constant speed.
 """
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import Any, Literal
 
 import diffrax
@@ -23,19 +25,20 @@ import numpy as np
 
 import genmod as gm
 from experiments.common import adam_with_cosine
-from genmod.keys import stream
+from genmod.core.batching import vmap_events
+from genmod.core.keys import stream
 
 EIGHT = gm.data.EightGaussians(5.0, 0.1**0.25)
 Pair = Literal["normal_moons", "normal_eight_gaussians", "moons_eight_gaussians"]
 Method = Literal["otcfm", "otcfm_sinkhorn", "icfm", "fm", "vp", "trigonometric", "rectified"]
 METHODS = {
-    "otcfm": (gm.paths.Linear(), gm.transport.ExactAssignment()),
-    "otcfm_sinkhorn": (gm.paths.Linear(), gm.transport.Sinkhorn()),
-    "icfm": (gm.paths.Linear(), gm.transport.Independent()),
-    "fm": (gm.paths.OptimalTransport(sigma_min=0.01), gm.transport.Independent()),
-    "vp": (gm.paths.Scheduled(gm.schedules.VariancePreserving()), gm.transport.Independent()),
-    "trigonometric": (gm.paths.Trigonometric(), gm.transport.Independent()),
-    "rectified": (gm.paths.Linear(), gm.transport.Independent()),
+    "otcfm": (gm.transport.Linear(), gm.transport.ExactAssignment()),
+    "otcfm_sinkhorn": (gm.transport.Linear(), gm.transport.Sinkhorn()),
+    "icfm": (gm.transport.Linear(), gm.transport.Independent()),
+    "fm": (gm.transport.OptimalTransport(sigma_min=0.01), gm.transport.Independent()),
+    "vp": (gm.transport.Scheduled(gm.denoising.VariancePreserving()), gm.transport.Independent()),
+    "trigonometric": (gm.transport.Trigonometric(), gm.transport.Independent()),
+    "rectified": (gm.transport.Linear(), gm.transport.Independent()),
 }
 EULER_STEPS = (1, 2, 4, 8, 16, 32, 64)
 
@@ -62,47 +65,57 @@ class Config:
 
 @dataclasses.dataclass(frozen=True)
 class Fresh:
-    """The loss of a model on a batch drawn afresh from `law`, for `gm.fit` without data."""
+    """The loss of a model on a batch of the target drawn afresh, for `gm.fit` without data."""
 
     model: gm.models.FlowMatching
-    law: gm.densities.Density
+    pair: Pair
     batch_size: int
 
-    def __call__(self, params, key, x, context):
+    def __call__(self, params, key, batch, *, step=None):
         data_key, loss_key = jax.random.split(key)
-        return self.model.loss(params, loss_key, self.law.sample({}, data_key, (self.batch_size,)))
+        return self.model.loss(params, loss_key, draws(self.pair)[1](data_key, self.batch_size))
 
 
-def moons(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    """torchcfm's two moons, (n,) -> (n, 2): evenly spaced half circles moved along the diagonal by U(0, .2), times 3, minus 1."""
-    (num,) = shape
-    outer, inner = jnp.linspace(0.0, jnp.pi, num // 2), jnp.linspace(0.0, jnp.pi, num - num // 2)
-    x = jnp.concatenate([jnp.cos(outer), 1.0 - jnp.cos(inner)])
-    y = jnp.concatenate([jnp.sin(outer), 0.5 - jnp.sin(inner)])
-    along = 0.2 * jax.random.uniform(key, (num,))
-    return 3.0 * jnp.stack([x + along, y + along], -1) - 1.0
+def moons(key: jax.Array, num: int) -> jax.Array:
+    """torchcfm's two moons, (num, 2): evenly spaced half circles moved along the diagonal by U(0, .2), times 3, minus 1."""
+    angle = jnp.concatenate([jnp.linspace(0.0, jnp.pi, num // 2), jnp.linspace(0.0, jnp.pi, num - num // 2)])
+    return on_moons(angle, jnp.arange(num) < num // 2, jax.random.uniform(key, (num,)))
 
 
-LAWS = {
-    "normal": gm.densities.Normal((2,)),
-    "moons": gm.densities.Custom((2,), moons),
-    "eight_gaussians": gm.densities.Custom((2,), EIGHT.sample, EIGHT.log_prob),
+def one_of_moons(key: jax.Array) -> jax.Array:
+    """One point of the moons, at a random angle."""
+    keys = jax.random.split(key, 3)
+    return on_moons(jnp.pi * jax.random.uniform(keys[0]), jax.random.bernoulli(keys[1]), jax.random.uniform(keys[2]))
+
+
+def on_moons(angle: jax.Array, outer: jax.Array, along: jax.Array) -> jax.Array:
+    x = jnp.where(outer, jnp.cos(angle), 1.0 - jnp.cos(angle)) + 0.2 * along
+    y = jnp.where(outer, jnp.sin(angle), 0.5 - jnp.sin(angle)) + 0.2 * along
+    return 3.0 * jnp.stack([x, y], -1) - 1.0
+
+
+SOURCES = {"normal": gm.densities.Normal((2,)), "moons": gm.densities.FromFunctions((2,), one_of_moons)}
+DRAWS: dict[str, Callable[[jax.Array, int], jax.Array]] = {
+    "normal": functools.partial(SOURCES["normal"].sample, {}),
+    "moons": moons,
+    "eight_gaussians": functools.partial(EIGHT.sample, {}),
 }
 
 
-def laws(pair: Pair) -> tuple[gm.densities.Density, gm.densities.Density]:
+def draws(pair: Pair) -> tuple[Callable[[jax.Array, int], jax.Array], Callable[[jax.Array, int], jax.Array]]:
+    """(key, n) -> n points, (n, 2), of the source and of the target."""
     source, target = pair.split("_", 1)
-    return LAWS[source], LAWS[target]
+    return DRAWS[source], DRAWS[target]
 
 
-def experiment(config: Config, run: gm.run.Run) -> dict[str, Any]:
+def experiment(config: Config, run: gm.lab.Run) -> dict[str, Any]:
     key = jax.random.key(config.seed)
-    source, target = laws(config.pair)
+    source, target = draws(config.pair)
     if config.method in ("fm", "vp") and config.pair.startswith("moons"):
         raise ValueError(f"--method {config.method} starts from the normal law, --pair {config.pair} does not")
     model = build(config)
-    params = model.init(stream(key, "init"), target.sample({}, stream(key, "example"), (256,)))
-    loss = Fresh(model, target, config.batch_size)
+    params = model.init(stream(key, "init"), target(stream(key, "example"), 256))
+    loss = Fresh(model, config.pair, config.batch_size)
     optimizer = adam_with_cosine(config.learning_rate, config.num_steps)
     options = {"optimizer": optimizer, "num_steps": config.num_steps, "batch_size": config.batch_size}
     fit = gm.fit(
@@ -111,7 +124,7 @@ def experiment(config: Config, run: gm.run.Run) -> dict[str, Any]:
     trained = {config.method: fit.params}
     if config.method == "rectified":
         trained = {"first": fit.params, **rectify(config, model, fit.params, stream(key, "reflow"), run, options)}
-    metrics: dict[str, Any] = {"model": config.method, "pair": config.pair, "num_params": gm.base.num_params(params)}
+    metrics: dict[str, Any] = {"model": config.method, "pair": config.pair, "num_params": gm.num_params(params)}
     curves, rows = {}, []
     for name, params in trained.items():
         # The student is made for one Euler step: its whole path matters less.
@@ -119,9 +132,9 @@ def experiment(config: Config, run: gm.run.Run) -> dict[str, Any]:
         found, curves[name] = measure(config, model, params, stream(key, "evaluate"), num)
         rows.append({"model": name, **found})
         metrics |= found if name in (config.method, "reflow") else {f"{name}_{k}": v for k, v in found.items()}
-    print(gm.run.table(rows))
+    print(gm.lab.text_table(rows))
     reference = {"floor": [metrics["w2_floor_euler"]] * len(EULER_STEPS)}
-    gm.plot.lines(
+    gm.lab.plot.lines(
         run.figure("samples_against_nfe"),
         EULER_STEPS,
         reference | {name: curve for name, curve in curves.items() if name != "one_step"},
@@ -130,10 +143,10 @@ def experiment(config: Config, run: gm.run.Run) -> dict[str, Any]:
         title=f"{config.method}, {config.pair}",
         log=True,
     )
-    z = source.sample({}, stream(key, "paths"), (300,))
+    z = source(stream(key, "paths"), 300)
     # The one-step student has no path to speak of: its field is trained at t = 0 only.
     paths = {name: trajectories(model, params, z) for name, params in trained.items() if name != "one_step"}
-    gm.plot.trajectories(run.figure("trajectories"), paths, title=f"{config.method}, {config.pair}")
+    gm.lab.plot.trajectories(run.figure("trajectories"), paths, title=f"{config.method}, {config.pair}")
     return metrics
 
 
@@ -144,13 +157,13 @@ def build(config: Config) -> gm.models.FlowMatching:
         path=path,
         coupling=coupling,
         hidden_sizes=config.hidden_sizes,
-        base=laws(config.pair)[0],
+        base=SOURCES[config.pair.split("_", 1)[0]],
         standardize=False,
         track_energy=True,
     )
 
 
-def rectify(config: Config, model, params, key, run: gm.run.Run, options: dict[str, Any]) -> dict[str, Any]:
+def rectify(config: Config, model, params, key, run: gm.lab.Run, options: dict[str, Any]) -> dict[str, Any]:
     """Parameters after a round of reflow on pairs of the first model, and of a one-step student of the second's pairs."""
     rounds = {}
     for name, one_step in (("reflow", False), ("one_step", True)):
@@ -186,26 +199,26 @@ def measure(config: Config, model: gm.models.FlowMatching, params: Any, key, num
 
 
 def euler_w2(model, params, key, target, num_steps: int) -> float:
-    cnf = dataclasses.replace(model.cnf, integrator=gm.ode.FixedSteps(num_steps, diffrax.Euler()), track=())
-    stepped = dataclasses.replace(model, bijector=gm.bijectors.Chain((cnf,)))
+    cnf = dataclasses.replace(model.cnf, integrator=gm.dynamics.FixedSteps(num_steps, diffrax.Euler()), track=())
+    stepped = dataclasses.replace(model, cnf=cnf)
     return gm.metrics.wasserstein(stepped.sample(params, key, (len(target),)), target)
 
 
 @functools.cache  # every method of a pair and seed is measured on the same draws
 def evaluation_sets(pair: Pair, num: int, seed: int) -> dict[str, Any]:
-    source, target = laws(pair)
+    source, target = draws(pair)
     key = stream(jax.random.key(seed), f"evaluation sets {num}")
-    draws = [np.asarray(target.sample({}, stream(key, "target", i), (num,))) for i in range(2)]
-    start = np.asarray(source.sample({}, stream(key, "source"), (num,)))
-    squared = gm.metrics.wasserstein(start, draws[0]) ** 2
-    return {"target": draws[0], "floor": gm.metrics.wasserstein(draws[1], draws[0]), "w2_squared": squared}
+    ends, other = (np.asarray(target(stream(key, "target", i), num)) for i in range(2))
+    start = np.asarray(source(stream(key, "source"), num))
+    squared = gm.metrics.wasserstein(start, ends) ** 2
+    return {"target": ends, "floor": gm.metrics.wasserstein(other, ends), "w2_squared": squared}
 
 
 def trajectories(model: gm.models.FlowMatching, params: Any, z: jax.Array) -> np.ndarray:
     path = functools.partial(model.cnf.trajectory, model.field_params(params), num_times=40)
-    return np.asarray(jax.jit(gm.base.vmap_events(path))(z))
+    return np.asarray(jax.jit(vmap_events(path))(z))
 
 
 if __name__ == "__main__":
     quick = {"num_steps": 1_000, "num_eval": 1_000, "num_eval_euler": 1_000, "hidden_sizes": (64, 64), "num_pairs": 10_000}
-    gm.run.main(experiment, Config, quick=quick)
+    gm.lab.main(experiment, Config, quick=quick)

@@ -37,7 +37,7 @@ class Config:
     """Everything else of each run; its own pair, method and seed are replaced."""
 
 
-def experiment(config: Config, run: gm.run.Run) -> dict[str, Any]:
+def experiment(config: Config, run: gm.lab.Run) -> dict[str, Any]:
     if not config.pairs or not config.methods or config.seeds < 1:
         raise ValueError("--pairs and --methods must each name at least one, and --seeds be at least 1")
     found: dict[tuple[str, str], list[dict[str, Any]]] = {}
@@ -47,7 +47,7 @@ def experiment(config: Config, run: gm.run.Run) -> dict[str, Any]:
                 if method in ("fm", "vp") and pair.startswith("moons"):
                     continue
                 one = dataclasses.replace(config.fit, pair=pair, method=method, seed=seed)
-                metrics = gm.run.execute(flow_matching.experiment, one)
+                metrics = gm.lab.execute(flow_matching.experiment, one)
                 for prefix in ROWS.get(method, ("",)):
                     name = NAMES[prefix] if method in ROWS else method
                     found.setdefault((pair, name), []).append(part(metrics, prefix))
@@ -61,7 +61,7 @@ def experiment(config: Config, run: gm.run.Run) -> dict[str, Any]:
             if name != NAMES["one_step"]
         }
         floor = mean(next(iter(cells.values())), "w2_floor_euler")
-        gm.plot.lines(
+        gm.lab.plot.lines(
             run.figure(f"samples_against_nfe_{pair}"),
             flow_matching.EULER_STEPS,
             {"two samples of the target": [floor] * len(flow_matching.EULER_STEPS)} | curves,
@@ -110,4 +110,4 @@ def spread(runs: list[dict[str, Any]], name: str) -> str:
 
 if __name__ == "__main__":
     few = flow_matching.Config(num_steps=500, num_eval=1_000, num_eval_euler=500, hidden_sizes=(64, 64), num_pairs=5_000)
-    gm.run.main(experiment, Config, quick={"pairs": ("normal_moons",), "methods": ("otcfm", "rectified"), "seeds": 1, "fit": few})
+    gm.lab.main(experiment, Config, quick={"pairs": ("normal_moons",), "methods": ("otcfm", "rectified"), "seeds": 1, "fit": few})

@@ -19,7 +19,7 @@ import numpy as np
 
 import genmod as gm
 from experiments.common import adam_with_cosine, with_labels
-from genmod.keys import stream
+from genmod.core.keys import stream
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Config:
     seed: int = 0
 
 
-def experiment(config: Config, run: gm.run.Run) -> dict[str, Any]:
+def experiment(config: Config, run: gm.lab.Run) -> dict[str, Any]:
     key = jax.random.key(config.seed)
     data = load(config)
     model = build(config, data)
@@ -82,7 +82,7 @@ def experiment(config: Config, run: gm.run.Run) -> dict[str, Any]:
     metrics |= bits(metrics, data.event_shape, "bits_per_dim")
     metrics |= tighter(config, model, fit.params, x, context, metrics, stream(key, "draws"))
     metrics["round_trip"] = round_trip(model, fit.params, x[:256], None if context is None else context[:256])
-    print(gm.run.table([row(config, metrics)]))
+    print(gm.lab.text_table([row(config, metrics)]))
     draw(config, run, data, model, fit, stream(key, "figures"))
     return metrics
 
@@ -170,17 +170,17 @@ def row(config: Config, metrics: dict[str, Any]) -> dict[str, Any]:
         "model": config.model,
         "data": config.data,
         "parameters": f"{metrics['num_params']:,}",
-        "test bits/dim (bound)": gm.run.with_error(metrics["bits_per_dim"], metrics["bits_per_dim_sem"]),
-        f"{config.num_draws} draws": gm.run.with_error(metrics[several], metrics[f"{several}_sem"]),
+        "test bits/dim (bound)": gm.lab.with_error(metrics["bits_per_dim"], metrics["bits_per_dim_sem"]),
+        f"{config.num_draws} draws": gm.lab.with_error(metrics[several], metrics[f"{several}_sem"]),
         "round trip": f"{metrics['round_trip']:.1e}",
     }
 
 
-def draw(config: Config, run: gm.run.Run, data: gm.data.Dataset, model: gm.models.Dequantized, fit: gm.Fit, key) -> None:
+def draw(config: Config, run: gm.lab.Run, data: gm.data.Dataset, model: gm.models.Dequantized, fit: gm.Fit, key) -> None:
     title = f"{config.model} on {config.data}"
     in_bits = functools.partial(gm.metrics.bits_per_dim, event_shape=data.event_shape)
     curves = {name: in_bits(fit.history[name]) for name in ("loss", "validation_loss")}
-    gm.plot.training(run.figure("training"), fit.history | curves, title=title, ylabel="bits per dimension (bound)")
+    gm.lab.plot.training(run.figure("training"), fit.history | curves, title=title, ylabel="bits per dimension (bound)")
     # Held-out images that no number is reported on.
     x, context = with_labels(data, "validation", config.class_conditional, 10)
     params, flow, y = fit.params["model"], flow_of(model), model.dequantize(x)
@@ -191,27 +191,27 @@ def draw(config: Config, run: gm.run.Run, data: gm.data.Dataset, model: gm.model
 
     def samples(temperature, name, num=10):
         at = None if context is None else jnp.eye(10)[jnp.arange(num) % 10]
-        _, z, _ = flow.tempered(temperature).draw_base(params, stream(key, name), num)  # the same draws times the temperature
-        return shown(flow.decode(params, z, at))
+        narrowed = flow.tempered(temperature)  # under one key, the same latents times the temperature
+        return shown(narrowed.sample(params, stream(key, name), num if at is None else (), at))
 
     grid = []
     for t in (0.7, 1.0):
         lines = samples(t, "samples", 40).reshape(4, 10, *data.event_shape)
         grid += [(f"T = {t}" if i == 0 else "", line) for i, line in enumerate(lines)]
-    gm.plot.images(run.figure("samples"), grid, title=title)
+    gm.lab.plot.images(run.figure("samples"), grid, title=title)
     sweep = [(f"T = {t}", samples(t, "sweep")) for t in (0.25, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)]
-    gm.plot.images(run.figure("temperatures"), sweep, title=f"{title}: the same latents times T")
+    gm.lab.plot.images(run.figure("temperatures"), sweep, title=f"{title}: the same latents times T")
     scales = list(gm.flows.multi_scale(flow).latent_shapes)
     again = functools.partial(gm.flows.resample, flow, params, stream(key, "resample"), y, temperature=0.7, context=context)
     rows = [("data", shown(y)), ("decoded", shown(flow.decode(params, flow.encode(params, y, context), context)))]
     rows += [(f"new {' '.join(scales[:i])}", shown(again(scales=scales[:i]))) for i in range(1, len(scales))]
-    gm.plot.images(run.figure("reconstruction"), rows, title=f"{title}: scales drawn anew at T = 0.7")
+    gm.lab.plot.images(run.figure("reconstruction"), rows, title=f"{title}: scales drawn anew at T = 0.7")
     shared = None if context is None else context[:4]
     line = functools.partial(gm.flows.interpolate, flow, params, y[:4], y[4:8], 10, context=shared)
     rows = [("all scales", shown(images)) for images in line()]
     rows += [(scales[-1], shown(images)) for images in line(scales=scales[-1:])]
-    gm.plot.images(run.figure("interpolation"), rows, title=f"{title}: interpolation of the latents")
+    gm.lab.plot.images(run.figure("interpolation"), rows, title=f"{title}: interpolation of the latents")
 
 
 if __name__ == "__main__":
-    gm.run.main(experiment, Config, quick={"num_steps": 400, "num_layers": 4, "hidden_channels": 32})
+    gm.lab.main(experiment, Config, quick={"num_steps": 400, "num_layers": 4, "hidden_channels": 32})

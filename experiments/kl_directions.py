@@ -15,7 +15,7 @@ import numpy as np
 
 import genmod as gm
 from experiments.common import adam_with_cosine
-from genmod.keys import stream
+from genmod.core.keys import stream
 
 TARGET = gm.data.TwoBumps()
 KNOWN = {"forward": (0.0, 10**0.5), "reverse": (2.984306, 1.023369)}  # (|mean|, sd) of the Gaussian answers
@@ -40,10 +40,10 @@ class ReverseKL:
     num_samples: int
     stick_the_landing: bool
 
-    def __call__(self, params, key, x, context):
+    def __call__(self, params, key, batch, *, step=None):
         return gm.losses.reverse_kl(
             self.flow.sample_and_log_prob,
-            TARGET.log_prob,
+            TARGET.exact_log_prob,
             params,
             key,
             self.num_samples,
@@ -52,7 +52,7 @@ class ReverseKL:
         )
 
 
-def experiment(config: Config, run: gm.run.Run) -> dict[str, Any]:
+def experiment(config: Config, run: gm.lab.Run) -> dict[str, Any]:
     key = jax.random.key(config.seed)
     data = gm.data.from_density("two_bumps", TARGET, stream(key, "data"), config.num_train)
     families = {
@@ -62,7 +62,7 @@ def experiment(config: Config, run: gm.run.Run) -> dict[str, Any]:
     # Both directions start from N(2, 1), in the basin of one bump; from N(1, 1) the reverse KL may end in the second minimum.
     start = 2.0 + jax.random.normal(stream(key, "start"), (10_000, 1))
     grid = jnp.linspace(-25, 25, 10_001)[:, None]
-    truth = TARGET.log_prob(grid)
+    truth = TARGET.exact_log_prob(grid)
     curves = {"two bumps": np.exp(np.asarray(truth))}
     metrics: dict[str, Any] = {"model": "kl_directions"}
     rows = []
@@ -76,11 +76,11 @@ def experiment(config: Config, run: gm.run.Run) -> dict[str, Any]:
             known = KNOWN[direction] if name == "gaussian" else ("", "")
             rows.append({"family": name, "trained by": direction, **found, "exact |mean|": known[0], "exact sd": known[1]})
             curves[f"{name}, {direction} KL"] = np.exp(np.asarray(log_q))
-    print(gm.run.table(rows))
+    print(gm.lab.text_table(rows))
     shown = np.abs(np.asarray(grid[:, 0])) < 10
     curves = {name: curve[shown] for name, curve in curves.items()}
     title = "Maximum likelihood covers, reverse KL seeks"
-    gm.plot.lines(run.figure("kl_directions"), grid[shown, 0], curves, xlabel="x", ylabel="density", title=title)
+    gm.lab.plot.lines(run.figure("kl_directions"), grid[shown, 0], curves, xlabel="x", ylabel="density", title=title)
     return metrics
 
 
@@ -107,4 +107,4 @@ def by_quadrature(x, log_p, log_q) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    gm.run.main(experiment, Config, quick={"num_train": 20_000, "num_steps": 800})
+    gm.lab.main(experiment, Config, quick={"num_train": 20_000, "num_steps": 800})

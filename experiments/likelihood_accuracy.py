@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import genmod as gm
-from genmod.keys import stream
+from genmod.core.keys import stream
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,19 +38,19 @@ class Linear(nn.Module):
         return (1.0 + jnp.cos(2.0 * jnp.pi * t)) * jnp.matmul(matrix, x, precision=jax.lax.Precision.HIGHEST)
 
 
-EXACT = gm.divergence.Exact()
+EXACT = gm.dynamics.Exact()
 ROWS = {
-    **{f"dopri5, {t:g}, exact": (gm.ode.Adaptive(rtol=t, atol=t), EXACT) for t in (1e-2, 1e-3, 1e-4, 1e-5, 1e-6)},
-    **{f"Euler, {n} steps, exact": (gm.ode.FixedSteps(n, diffrax.Euler()), EXACT) for n in (10, 100)},
-    "midpoint, 10 steps, exact": (gm.ode.FixedSteps(10, diffrax.Midpoint()), EXACT),
-    "RK4, 10 steps, exact": (gm.ode.FixedSteps(10, gm.ode.RK4()), EXACT),
-    **{f"dopri5, 1e-05, Hutchinson {k}": (gm.ode.Adaptive(), gm.divergence.Hutchinson(k)) for k in (1, 4, 16)},
-    "dopri5, 1e-05, Hutchinson 4, normal": (gm.ode.Adaptive(), gm.divergence.Hutchinson(4, "normal")),
-    "dopri5, 1e-05, Hutch++ 2 + 4": (gm.ode.Adaptive(), gm.divergence.HutchPlusPlus(2, 4)),
+    **{f"dopri5, {t:g}, exact": (gm.dynamics.Adaptive(rtol=t, atol=t), EXACT) for t in (1e-2, 1e-3, 1e-4, 1e-5, 1e-6)},
+    **{f"Euler, {n} steps, exact": (gm.dynamics.FixedSteps(n, diffrax.Euler()), EXACT) for n in (10, 100)},
+    "midpoint, 10 steps, exact": (gm.dynamics.FixedSteps(10, diffrax.Midpoint()), EXACT),
+    "RK4, 10 steps, exact": (gm.dynamics.FixedSteps(10, gm.dynamics.RK4()), EXACT),
+    **{f"dopri5, 1e-05, Hutchinson {k}": (gm.dynamics.Adaptive(), gm.dynamics.Hutchinson(k)) for k in (1, 4, 16)},
+    "dopri5, 1e-05, Hutchinson 4, normal": (gm.dynamics.Adaptive(), gm.dynamics.Hutchinson(4, "normal")),
+    "dopri5, 1e-05, Hutch++ 2 + 4": (gm.dynamics.Adaptive(), gm.dynamics.HutchPlusPlus(2, 4)),
 }
 
 
-def experiment(config: Config, run: gm.run.Run) -> dict[str, Any]:
+def experiment(config: Config, run: gm.lab.Run) -> dict[str, Any]:
     key = jax.random.key(config.seed)
     metrics: dict[str, Any] = {"model": "likelihood_accuracy"}
     for dim in config.dims:
@@ -77,7 +77,7 @@ def experiment(config: Config, run: gm.run.Run) -> dict[str, Any]:
             metrics |= {f"d{dim}_{name}_largest_nats": largest, f"d{dim}_{name}_rms_nats": rms}
         symmetric = np.asarray(matrix + matrix.T) / 2
         spread = np.sqrt(2 * (symmetric**2).sum() - 2 * (np.diag(symmetric) ** 2).sum())
-        text = f"D = {dim}; sd of one Rademacher probe {spread:.2f} nats\n{gm.run.table(rows)}\n"
+        text = f"D = {dim}; sd of one Rademacher probe {spread:.2f} nats\n{gm.lab.text_table(rows)}\n"
         print(text)
         (run.folder / f"accuracy_{dim}.txt").write_text(text)
         metrics[f"d{dim}_one_probe_sd_nats"] = float(spread)
@@ -85,4 +85,4 @@ def experiment(config: Config, run: gm.run.Run) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    gm.run.main(experiment, Config, quick={"num_points": 200, "dims": (2,)})
+    gm.lab.main(experiment, Config, quick={"num_points": 200, "dims": (2,)})

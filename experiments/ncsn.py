@@ -20,7 +20,8 @@ import numpy as np
 
 import genmod as gm
 from experiments.common import adam_with_cosine
-from genmod.keys import stream
+from genmod.core.batching import vmap_events
+from genmod.core.keys import stream
 
 WEIGHTS = np.array([0.1, 0.3, 0.6])
 MEANS = np.array([[-6.0, -3.0], [0.0, 6.0], [6.0, -3.0]])
@@ -45,11 +46,11 @@ class Config:
     seed: int = 0
 
 
-def experiment(config: Config, run: gm.run.Run) -> dict[str, Any]:
+def experiment(config: Config, run: gm.lab.Run) -> dict[str, Any]:
     key = jax.random.key(config.seed)
-    schedule = gm.schedules.VarianceExploding(config.sigma_min, config.sigma_max)
-    grid = gm.samplers.UniformLogSNR(max(1, config.num_levels - 1))
-    annealed = gm.samplers.Steps(gm.samplers.AnnealedLangevin(config.step_size, config.num_langevin), grid, denoise=False)
+    schedule = gm.denoising.VarianceExploding(config.sigma_min, config.sigma_max)
+    grid = gm.denoising.LogSNRGrid(max(1, config.num_levels - 1))
+    annealed = gm.denoising.Steps(gm.denoising.AnnealedLangevin(config.step_size, config.num_langevin), grid, denoise=False)
     model = gm.flows.diffusion(
         (2,),
         schedule=schedule,
@@ -82,30 +83,30 @@ def draw(key: jax.Array, num: int) -> jax.Array:
     return jnp.asarray(MEANS, jnp.float32)[which] + spread * jax.random.normal(keys[1], (num, 2))
 
 
-def report(config: Config, run: gm.run.Run, model: gm.models.Diffusion, fit: gm.Fit, annealed, x, key) -> dict[str, Any]:
+def report(config: Config, run: gm.lab.Run, model: gm.models.Diffusion, fit: gm.Fit, annealed, x, key) -> dict[str, Any]:
     schedule, params = model.predictor.schedule, fit.params
     score = functools.partial(model.predictor.score, params["bijector"][0])
     held = gm.check_score(score, schedule, WEIGHTS, MEANS, VARIANCES)
-    metrics: dict[str, Any] = {"model": "ncsn", "num_params": gm.base.num_params(params), "kl_bound_nats": held.nats}
+    metrics: dict[str, Any] = {"model": "ncsn", "num_params": gm.num_params(params), "kl_bound_nats": held.nats}
     lowest = jnp.asarray(schedule.times[0], jnp.float32)
 
     def plain(key, denoiser, schedule, x):
         """As many steps, all at the lowest level."""
-        at = gm.denoisers.score_fn(denoiser, schedule)
+        at = gm.denoising.denoisers.score_fn(denoiser, schedule)
         num = config.num_langevin * annealed.grid.num_steps
-        return gm.samplers.langevin(
+        return gm.samplers.langevin_chain(
             key, lambda x: at(x, lowest), x, step_size=0.5 * config.step_size * config.sigma_min**2, num_steps=num
         )
 
-    exact = gm.denoisers.gaussian_mixture(schedule, WEIGHTS, MEANS, VARIANCES)
+    exact = gm.denoising.denoisers.gaussian_mixture(schedule, WEIGHTS, MEANS, VARIANCES)
     learned = functools.partial(model.denoise, params)
     cases = {
         "data": None,
         "annealed Langevin": (annealed, learned),
         "annealed Langevin, exact score": (annealed, exact),
         "Langevin at the lowest level": (plain, learned),
-        "probability flow": (gm.samplers.ReverseODE(), learned),
-        "probability flow, exact score": (gm.samplers.ReverseODE(), exact),
+        "probability flow": (gm.denoising.ReverseODE(), learned),
+        "probability flow, exact score": (gm.denoising.ReverseODE(), exact),
     }
     rows, drawn = [], {}
     for name, case in cases.items():
@@ -117,35 +118,37 @@ def report(config: Config, run: gm.run.Run, model: gm.models.Diffusion, fit: gm.
         shares = np.bincount(nearest, minlength=len(WEIGHTS)) / len(sample)
         sems = np.sqrt(shares * (1 - shares) / len(sample))
         rows.append(
-            {"samples": name} | {f"mode {i}": gm.run.with_error(a, b) for i, (a, b) in enumerate(zip(shares, sems, strict=True))}
+            {"samples": name} | {f"mode {i}": gm.lab.with_error(a, b) for i, (a, b) in enumerate(zip(shares, sems, strict=True))}
         )
         metrics |= {f"weight_{i}_{name}": float(share) for i, share in enumerate(shares)}
     rows.append({"samples": "truth"} | {f"mode {i}": f"{w:.4f}" for i, w in enumerate(WEIGHTS)})
-    print(gm.run.table(rows))
+    print(gm.lab.text_table(rows))
     print(held)
-    (run.folder / "weights.txt").write_text(gm.run.table(rows) + "\n")
+    (run.folder / "weights.txt").write_text(gm.lab.text_table(rows) + "\n")
     errors = {"E|eps - exact|^2 per dimension": (np.asarray(schedule.sigma(jnp.asarray(held.times))), held.errors)}
-    gm.plot.lines(run.figure("score_error"), None, errors, xlabel="sigma", ylabel="error", title="error of the score", log=True)
-    gm.plot.samples(run.figure("samples"), x, drawn["annealed Langevin"], title="annealed Langevin")
-    gm.plot.samples(
+    gm.lab.plot.lines(
+        run.figure("score_error"), None, errors, xlabel="sigma", ylabel="error", title="error of the score", log=True
+    )
+    gm.lab.plot.samples(run.figure("samples"), x, drawn["annealed Langevin"], title="annealed Langevin")
+    gm.lab.plot.samples(
         run.figure("samples_plain"), x, drawn["Langevin at the lowest level"], title="Langevin at the lowest level alone"
     )
-    true = gm.denoisers.score_fn(exact, schedule)
+    true = gm.denoising.denoisers.score_fn(exact, schedule)
     fields = {}
     for sigma in (0.5, 5.0):
         t = schedule.time(jnp.asarray(-2.0 * np.log(sigma), jnp.float32))
         for name, fn in (("exact", true), ("learned", score)):
             fields[f"{name}, sigma = {sigma}"] = jax.vmap(functools.partial(fn, t=t))
-    gm.plot.vector_fields(run.figure("scores"), fields, x[:1_000], title="scores")
+    gm.lab.plot.vector_fields(run.figure("scores"), fields, x[:1_000], title="scores")
     return metrics
 
 
-def run_sampler(sampler, denoiser, schedule: gm.schedules.Schedule, key: jax.Array, num: int) -> jax.Array:
+def run_sampler(sampler, denoiser, schedule: gm.denoising.Schedule, key: jax.Array, num: int) -> jax.Array:
     keys = jax.random.split(key)
     start = schedule.prior((2,)).sample({}, keys[0], (num,))
-    return jax.jit(gm.base.vmap_events(lambda key, x: sampler(key, denoiser, schedule, x)))(jax.random.split(keys[1], num), start)
+    return jax.jit(vmap_events(lambda key, x: sampler(key, denoiser, schedule, x)))(jax.random.split(keys[1], num), start)
 
 
 if __name__ == "__main__":
     quick = {"num_steps": 500, "hidden_sizes": (64, 64), "num_langevin": 20, "num_samples": 1_000, "num_train": 5_000}
-    gm.run.main(experiment, Config, quick=quick)
+    gm.lab.main(experiment, Config, quick=quick)

@@ -20,7 +20,7 @@ import numpy as np
 
 import genmod as gm
 from experiments.common import adam_with_cosine
-from genmod.keys import stream
+from genmod.core.keys import stream
 
 SETS: dict[str, Callable] = {
     "two_bumps": gm.data.two_bumps,
@@ -48,7 +48,7 @@ class Config:
     seed: int = 0
 
 
-def experiment(config: Config, run: gm.run.Run) -> dict[str, Any]:
+def experiment(config: Config, run: gm.lab.Run) -> dict[str, Any]:
     key = jax.random.key(config.seed)
     metrics: dict[str, Any] = {"model": "score_matching", "num_test": config.num_test}
     rows = []
@@ -73,27 +73,27 @@ def experiment(config: Config, run: gm.run.Run) -> dict[str, Any]:
             error, sem = gm.metrics.mean_and_sem(((scores[method](test) - true_score(test)) ** 2).sum(-1))
             drawn = model.sample(fit.params, stream(key, f"{name} {method} draw"), 2_000)
             nll = gm.metrics.mean_and_sem(-data.log_prob(drawn))
-            metrics["num_params"] = gm.base.num_params(fit.params)
+            metrics["num_params"] = gm.num_params(fit.params)
             metrics |= {f"{name}_{method}_score_error": float(error), f"{name}_{method}_score_error_sem": float(sem)}
             rows.append(
                 {
                     "data": name,
                     "method": method,
-                    "E|s - true|^2": gm.run.with_error(float(error), float(sem)),
+                    "E|s - true|^2": gm.lab.with_error(float(error), float(sem)),
                     "of E|true|^2": f"{float((true_score(test) ** 2).sum(-1).mean()):.3f}",
-                    "-log p of Langevin draws": gm.run.with_error(*map(float, nll)),
+                    "-log p of Langevin draws": gm.lab.with_error(*map(float, nll)),
                     "entropy": f"{data.entropy:.4f}",
                 }
             )
         draw(run, name, data, test, {"true": true_score, **scores})
-    print(gm.run.table(rows))
-    (run.folder / "table.txt").write_text(gm.run.table(rows) + "\n")
+    print(gm.lab.text_table(rows))
+    (run.folder / "table.txt").write_text(gm.lab.text_table(rows) + "\n")
     return metrics
 
 
 def build(config: Config, event_shape: tuple[int, ...], method: str) -> gm.models.ScoreModel:
-    network = gm.nets.Head(gm.nets.MLP(config.hidden_sizes, jax.nn.silu), math.prod(event_shape))
-    divergence = gm.divergence.Hutchinson(1) if method == "sliced" else gm.divergence.Exact()
+    network = gm.nets.ZeroHead(gm.nets.MLP(config.hidden_sizes, jax.nn.silu), math.prod(event_shape))
+    divergence = gm.dynamics.Hutchinson(1) if method == "sliced" else gm.dynamics.Exact()
     kind = "denoising" if method == "denoising" else "explicit"
     return gm.models.ScoreModel(
         network,
@@ -107,14 +107,14 @@ def build(config: Config, event_shape: tuple[int, ...], method: str) -> gm.model
     )
 
 
-def draw(run: gm.run.Run, name: str, data: gm.data.Dataset, test: jax.Array, scores: dict[str, Callable]) -> None:
+def draw(run: gm.lab.Run, name: str, data: gm.data.Dataset, test: jax.Array, scores: dict[str, Callable]) -> None:
     if data.event_shape == (1,):
         x = np.linspace(float(test.min()), float(test.max()), 300)[:, None]
         curves = {method: np.asarray(score(jnp.asarray(x, test.dtype)))[:, 0] for method, score in scores.items()}
-        gm.plot.lines(run.figure(name), x[:, 0], curves, xlabel="x", ylabel="score", title=f"scores of {name}")
+        gm.lab.plot.lines(run.figure(name), x[:, 0], curves, xlabel="x", ylabel="score", title=f"scores of {name}")
         return
-    gm.plot.vector_fields(run.figure(name), scores, test, title=f"scores of {name}")
+    gm.lab.plot.vector_fields(run.figure(name), scores, test, title=f"scores of {name}")
 
 
 if __name__ == "__main__":
-    gm.run.main(experiment, Config, quick={"num_steps": 300, "hidden_sizes": (64,), "num_langevin": 300, "num_train": 5_000})
+    gm.lab.main(experiment, Config, quick={"num_steps": 300, "hidden_sizes": (64,), "num_langevin": 300, "num_train": 5_000})

@@ -19,20 +19,19 @@ import numpy as np
 import genmod as gm
 from experiments import density
 from experiments.common import adam_with_cosine
-from genmod.bijectors.combinators import before_inner
-from genmod.keys import stream
+from genmod.core.keys import stream
 
 SCHEDULES = {
-    "ve": gm.schedules.VarianceExploding(0.01, 10.0),
-    "vp": gm.schedules.VariancePreserving(),
-    "sub_vp": gm.schedules.SubVariancePreserving(),
+    "ve": gm.denoising.VarianceExploding(0.01, 10.0),
+    "vp": gm.denoising.VariancePreserving(),
+    "sub_vp": gm.denoising.SubVariancePreserving(),
 }
 SAMPLERS: dict[str, Any] = {
-    "probability flow": gm.samplers.ReverseODE(),
-    "Heun, 50": gm.samplers.Steps(gm.samplers.Heun(), gm.samplers.UniformLogSNR(50), denoise=False),
-    "DPM-Solver++, 50": gm.samplers.Steps(gm.samplers.DPMSolverPlusPlus(), gm.samplers.UniformLogSNR(50), denoise=False),
-    "reverse SDE, 500": gm.samplers.Steps(gm.samplers.EulerMaruyama(), gm.samplers.UniformLogSNR(500), denoise=False),
-    "corrected SDE, 250": gm.samplers.Steps(gm.samplers.PredictorCorrector(), gm.samplers.UniformLogSNR(250), denoise=False),
+    "probability flow": gm.denoising.ReverseODE(),
+    "Heun, 50": gm.denoising.Steps(gm.denoising.Heun(), gm.denoising.LogSNRGrid(50), denoise=False),
+    "DPM-Solver++, 50": gm.denoising.Steps(gm.denoising.DPMSolverPlusPlus(), gm.denoising.LogSNRGrid(50), denoise=False),
+    "reverse SDE, 500": gm.denoising.Steps(gm.denoising.EulerMaruyama(), gm.denoising.LogSNRGrid(500), denoise=False),
+    "corrected SDE, 250": gm.denoising.Steps(gm.denoising.PredictorCorrector(), gm.denoising.LogSNRGrid(250), denoise=False),
 }
 
 
@@ -58,7 +57,7 @@ class Config:
     data: str = "moons"
     """`moons` (noise 0.05), or a toy set of `experiments.density` in the plane."""
     schedules: tuple[str, ...] = ("ve", "vp", "sub_vp")
-    kind: gm.schedules.Kind = "v"
+    kind: gm.denoising.Kind = "v"
     """What the network predicts."""
     hidden_sizes: tuple[int, ...] = (128, 128, 128)
     num_steps: int = 20_000
@@ -75,7 +74,7 @@ class Config:
     seed: int = 0
 
 
-def experiment(config: Config, run: gm.run.Run) -> dict[str, Any]:
+def experiment(config: Config, run: gm.lab.Run) -> dict[str, Any]:
     key = jax.random.key(config.seed)
     data = load(config, stream(key, "data"))
     test = data.sample(stream(key, "test"), config.num_test)
@@ -83,7 +82,7 @@ def experiment(config: Config, run: gm.run.Run) -> dict[str, Any]:
     fresh, other = (data.sample(stream(key, name), num) for name in ("one", "other"))
     metrics: dict[str, Any] = {"model": "score_sde", "data": data.name, "limit_nats": data.entropy}
     metrics |= {"w2_floor": (floor := w2(config, fresh, other))[0], "w2_floor_sem": floor[1]}
-    distances = [{"sampler": "fresh data"} | dict.fromkeys(config.schedules, gm.run.with_error(*floor))]
+    distances = [{"sampler": "fresh data"} | dict.fromkeys(config.schedules, gm.lab.with_error(*floor))]
     distances += [{"sampler": name} for name in SAMPLERS]
     tables: dict[str, list[dict[str, Any]]] = {"likelihoods": [], "distances": distances, "modes": []}
     for name in config.schedules:
@@ -98,7 +97,7 @@ def experiment(config: Config, run: gm.run.Run) -> dict[str, Any]:
             drawn[label] = sampled.sample(fit.params, stream(key, f"{name} {label}"), num)
             distance, sem = w2(config, drawn[label], fresh)
             metrics |= {f"{name}_w2_{label}": distance, f"{name}_w2_{label}_sem": sem}
-            row[name] = gm.run.with_error(distance, sem)
+            row[name] = gm.lab.with_error(distance, sem)
         if config.data in MODES:
             modes = [{"schedule": name, "samples": label} | shares(config.data, x) for label, x in drawn.items()]
             metrics[f"{name}_mode_chi2"] = max(row["chi^2 / (modes - 1)"] for row in modes)
@@ -108,12 +107,12 @@ def experiment(config: Config, run: gm.run.Run) -> dict[str, Any]:
     metrics |= {k: metrics[f"{first}_{k}"] for k in ("num_params", "nll_nats", "nll_nats_sem", "gap_nats", "gap_nats_sem")}
     for title, table in tables.items():
         if table:
-            print(f"\n{gm.run.table(table)}")
-            (run.folder / f"{title}.txt").write_text(gm.run.table(table) + "\n")
+            print(f"\n{gm.lab.text_table(table)}")
+            (run.folder / f"{title}.txt").write_text(gm.lab.text_table(table) + "\n")
     return metrics
 
 
-def train(config: Config, run: gm.run.Run, name: str, model: gm.models.Diffusion, data: gm.data.Dataset, key) -> gm.Fit:
+def train(config: Config, run: gm.lab.Run, name: str, model: gm.models.Diffusion, data: gm.data.Dataset, key) -> gm.Fit:
     return gm.fit(
         model,
         data.train,
@@ -137,7 +136,7 @@ def likelihoods(model: gm.models.Diffusion, params: Any, data: gm.data.Dataset, 
 
 def likelihood_row(name: str, data: gm.data.Dataset, found: dict[str, Any]) -> dict[str, Any]:
     """One line of the table."""
-    nll, gap, bound = (gm.run.with_error(found[k], found[f"{k}_sem"]) for k in ("nll_nats", "gap_nats", "nll_upper_bound_nats"))
+    nll, gap, bound = (gm.lab.with_error(found[k], found[f"{k}_sem"]) for k in ("nll_nats", "gap_nats", "nll_upper_bound_nats"))
     return {
         "schedule": name,
         "test NLL (nats)": nll,
@@ -181,28 +180,28 @@ def w2(config: Config, x: jax.Array, y: jax.Array) -> tuple[float, float]:
     return float(mean), float(sem)
 
 
-def draw(run: gm.run.Run, name: str, data: gm.data.Dataset, model, fit: gm.Fit, test, drawn, key) -> None:
+def draw(run: gm.lab.Run, name: str, data: gm.data.Dataset, model, fit: gm.Fit, test, drawn, key) -> None:
     title = f"{name} diffusion of {data.name}"
     log_prob = functools.partial(model.log_prob, fit.params)
-    gm.plot.density(run.figure(f"density_{name}"), log_prob, test, title=title, true_log_prob_fn=data.log_prob, num=100)
-    gm.plot.samples(run.figure(f"samples_{name}"), test, drawn, title=title)
+    gm.lab.plot.density(run.figure(f"density_{name}"), log_prob, test, title=title, true_log_prob_fn=data.log_prob, num=100)
+    gm.lab.plot.samples(run.figure(f"samples_{name}"), test, drawn, title=title)
     schedule, num = model.predictor.schedule, 12
     denoiser = functools.partial(model.denoise, fit.params)
     keys = jax.random.split(key, 3)
-    latent = before_inner(model.flow.bijector, fit.params["bijector"], test[:num])
+    latent = jax.vmap(model.data_side.inverse, (None, 0))(fit.params["bijector"][1], test[:num])
     times = SAMPLERS["reverse SDE, 500"].grid.times(schedule)
     paths = {"forward SDE": noised(schedule, times[::-1], latent, keys[0])}
-    noise = model.flow.base.sample({}, keys[1], (num,))
+    noise = model.base.sample({}, keys[1], (num,))
     for label in ("reverse SDE, 500", "Heun, 50"):
         run_all = jax.jit(
             jax.vmap(lambda key, x, sampler=SAMPLERS[label]: sampler.trajectory(key, denoiser, schedule, x), out_axes=(None, 0))
         )
         times, states = run_all(jax.random.split(keys[2], num), noise)
         paths[label.split(",")[0]] = unit(schedule, times, states)
-    gm.plot.trajectories(run.figure(f"paths_{name}"), paths, title=f"{title}: paths, scaled to unit variance")
+    gm.lab.plot.trajectories(run.figure(f"paths_{name}"), paths, title=f"{title}: paths, scaled to unit variance")
 
 
-def noised(schedule: gm.schedules.Schedule, times: np.ndarray, x0: jax.Array, key: jax.Array) -> jax.Array:
+def noised(schedule: gm.denoising.Schedule, times: np.ndarray, x0: jax.Array, key: jax.Array) -> jax.Array:
     """Paths of the forward SDE from x0, (n, D), by its transitions between rising times: (n, times, D), of unit variance."""
     t = jnp.asarray(times, x0.dtype)
     keys = jax.random.split(key, len(times))
@@ -218,11 +217,11 @@ def noised(schedule: gm.schedules.Schedule, times: np.ndarray, x0: jax.Array, ke
     return unit(schedule, t, jnp.concatenate([first[None], states]).swapaxes(0, 1))
 
 
-def unit(schedule: gm.schedules.Schedule, times: jax.Array, states: jax.Array) -> jax.Array:
+def unit(schedule: gm.denoising.Schedule, times: jax.Array, states: jax.Array) -> jax.Array:
     """States (n, times, D) over sqrt(alpha^2 + sigma^2): of variance one where that of the data is."""
     return states / jnp.sqrt(schedule.alpha(times) ** 2 + schedule.sigma(times) ** 2)[None, :, None]
 
 
 if __name__ == "__main__":
     small = {"num_train": 5_000, "num_test": 500, "num_samples": 200, "num_distances": 2}
-    gm.run.main(experiment, Config, quick={"num_steps": 500, "hidden_sizes": (64, 64), **small})
+    gm.lab.main(experiment, Config, quick={"num_steps": 500, "hidden_sizes": (64, 64), **small})

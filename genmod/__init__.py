@@ -1,34 +1,46 @@
 """genmod: deep generative models in JAX, as static descriptions and pure functions of explicit parameters."""
 
 from genmod import (
-    base as base,
     bijectors as bijectors,
+    core as core,
     data as data,
-    denoisers as denoisers,
+    denoising as denoising,
     densities as densities,
-    divergence as divergence,
+    dynamics as dynamics,
     flows as flows,
+    lab as lab,
     losses as losses,
     metrics as metrics,
     models as models,
     nets as nets,
-    ode as ode,
-    paths as paths,
-    plot as plot,
-    predictors as predictors,
-    run as run,
     samplers as samplers,
-    schedules as schedules,
+    testing as testing,
+    training as training,
     transport as transport,
 )
-from genmod.base import Bijector as Bijector, Likelihood as Likelihood
-from genmod.bijectors import check_bijection as check_bijection, health as health
-from genmod.checkpoint import load as load, save as save
-from genmod.conformance import check_likelihood as check_likelihood, check_sampler as check_sampler, check_score as check_score
-from genmod.densities import as_distrax as as_distrax, from_distrax as from_distrax
-from genmod.evaluate import evaluate as evaluate
+from genmod.bijectors import Bijector as Bijector, as_distrax as as_distrax, from_distrax as from_distrax
+from genmod.core.batching import Batch as Batch
+from genmod.core.description import Description as Description, call as call, describe as describe
+from genmod.core.distribution import Distribution as Distribution, Likelihood as Likelihood
+from genmod.core.event import Counts as Counts, Event as Event, Levels as Levels, Real as Real, Tokens as Tokens
+from genmod.core.params import Fixed as Fixed, num_params as num_params
+from genmod.evaluation import evaluate as evaluate
 from genmod.models import Model as Model
-from genmod.step import GradientStep as GradientStep, Step as Step, TrainState as TrainState
-from genmod.train import Fit as Fit, fit as fit
+from genmod.testing import (
+    check_bijection as check_bijection,
+    check_likelihood as check_likelihood,
+    check_sampler as check_sampler,
+    check_score as check_score,
+    health as health,
+)
+from genmod.training import (
+    Fit as Fit,
+    GradientStep as GradientStep,
+    Step as Step,
+    fit as fit,
+    load as load,
+    save as save,
+    train as train,
+)
 
 __version__ = "0.1.0"

@@ -9,8 +9,7 @@ import distrax
 import jax
 import jax.numpy as jnp
 
-from genmod import flows, samplers, schedules
-from genmod.base import Array, Bijector, Shape
+from genmod import denoising, flows
 from genmod.bijectors import (
     CNF,
     ActNorm,
@@ -54,14 +53,16 @@ from genmod.bijectors import (
     Tanh,
     TriangularAffine,
     Whiten,
+    from_distrax,
     random_order,
 )
-from genmod.bijectors.transformers import soft_bound
-from genmod.densities import from_distrax
+from genmod.bijectors.base import Bijector
+from genmod.core.numerics import soft_bound
+from genmod.core.types import Array, Shape
+from genmod.denoising.predictors import Learned
+from genmod.dynamics import RK4, Adaptive, FixedSteps
 from genmod.models import Diffusion, Pushforward
 from genmod.nets import MADE, MLP, GatedAttentionNet, GlowNet, ResNet, VelocityMLP
-from genmod.ode import RK4, Adaptive, FixedSteps
-from genmod.predictors import Learned
 
 
 def in_circle(z: Array) -> Array:
@@ -194,7 +195,7 @@ BIJECTORS: dict[str, Case] = {
     "cnf_adaptive": Case(CNF(VELOCITY8, TO_ROUNDING), (2,), slow=True),
     "cnf_conditional": Case(CNF(VELOCITY8, FixedSteps(1_000, RK4()), **WITH_CONTEXT), (2, 1), slow=True),
     "probability_flow": Case(
-        ProbabilityFlow(Learned(VELOCITY8, schedules.Cosine(1.0, -1.0)), FixedSteps(2_000, RK4())),
+        ProbabilityFlow(Learned(VELOCITY8, denoising.Cosine(1.0, -1.0)), FixedSteps(2_000, RK4())),
         (2,),
         identity=False,
         slow=True,
@@ -210,10 +211,13 @@ BIJECTORS: dict[str, Case] = {
     "repeat_unrolled": Case(Repeat(Coupling(Affine(), MLP8, 2), 3, unroll=2), slow=True),
     "repeat_conditional": Case(Repeat(Invert(Autoregressive(Affine(), MADE12, **WITH_CONTEXT)), 2), slow=True),
     "repeat_data_dependent": Case(Repeat(Chain((Coupling(Affine(), MLP8, 2), ActNorm())), 3), identity=False),
-    # Bijectors of Distrax.
+    # Bijectors of Distrax, also as members of ours.
     "from_distrax_scalar": Case(from_distrax(DISTRAX_SCALAR), identity=False),
     "from_distrax_block": Case(from_distrax(distrax.Block(distrax.Sigmoid(), 1)), identity=False, far=None),
     "from_distrax_linear": Case(from_distrax(DISTRAX_LINEAR), (3,), identity=False),
+    "chain_of_distrax": Case(Chain((LULinear(), DISTRAX_SCALAR, distrax.Sigmoid())), identity=False, far=None),
+    "repeat_of_distrax": Case(Repeat(DISTRAX_LINEAR, 2), (3,), identity=False),
+    "invert_of_distrax": Case(Invert(DISTRAX_SCALAR), (2, 3), identity=False),
 }
 
 SMALL = {"num_layers": 2, "hidden_sizes": (8,), "activation": jnp.tanh}
@@ -269,39 +273,39 @@ DIFFUSIONS: dict[str, Callable[..., Diffusion]] = {
     "diffusion": functools.partial(flows.diffusion, hidden_sizes=(8,), integrator=FixedSteps(16)),
 }
 
-SCHEDULES: dict[str, schedules.Schedule] = {
-    "variance_preserving": schedules.VariancePreserving(),
-    "sub_variance_preserving": schedules.SubVariancePreserving(),
-    "cosine": schedules.Cosine(),
-    "variance_exploding": schedules.VarianceExploding(),
-    "edm": schedules.EDM(),
-    "straight": schedules.Straight(),
-    "linear_betas": schedules.LinearBetas(),
-    "cosine_betas": schedules.CosineBetas(),
-    "custom": schedules.Custom(_falling, _growing),
+SCHEDULES: dict[str, denoising.Schedule] = {
+    "variance_preserving": denoising.VariancePreserving(),
+    "sub_variance_preserving": denoising.SubVariancePreserving(),
+    "cosine": denoising.Cosine(),
+    "variance_exploding": denoising.VarianceExploding(),
+    "edm": denoising.EDM(),
+    "straight": denoising.Straight(),
+    "linear_betas": denoising.LinearBetas(),
+    "cosine_betas": denoising.CosineBetas(),
+    "custom": denoising.CustomSchedule(_falling, _growing),
 }
 
 
 class StepperCase(NamedTuple):
     """A stepper; `order` of a deterministic one, or the number of steps after which a random one draws from the law."""
 
-    stepper: samplers.Stepper
+    stepper: denoising.Stepper
     order: int | None = None
     num_steps: int = 128
     slow: bool = False
 
 
 STEPPERS: dict[str, StepperCase] = {
-    "ddim": StepperCase(samplers.DDIM(), 1),
-    "euler": StepperCase(samplers.Euler(), 1),
-    "heun": StepperCase(samplers.Heun(), 2),
-    "dpm_solver": StepperCase(samplers.DPMSolverPlusPlus(), 2),
-    "ddim_half_random": StepperCase(samplers.DDIM(0.5), num_steps=256, slow=True),
-    "ancestral": StepperCase(samplers.Ancestral()),
-    "ancestral_forward": StepperCase(samplers.Ancestral("forward"), num_steps=256, slow=True),
-    "heun_churned": StepperCase(samplers.Heun(churn=0.2), num_steps=64),
-    "euler_maruyama": StepperCase(samplers.EulerMaruyama(), num_steps=256),
-    "predictor_corrector": StepperCase(samplers.PredictorCorrector()),
-    "predictor_corrector_of_ddim": StepperCase(samplers.PredictorCorrector(samplers.DDIM(), 2), slow=True),
-    "annealed_langevin": StepperCase(samplers.AnnealedLangevin(0.4, 40), num_steps=32),
+    "ddim": StepperCase(denoising.DDIM(), 1),
+    "euler": StepperCase(denoising.Euler(), 1),
+    "heun": StepperCase(denoising.Heun(), 2),
+    "dpm_solver": StepperCase(denoising.DPMSolverPlusPlus(), 2),
+    "ddim_half_random": StepperCase(denoising.DDIM(0.5), num_steps=256, slow=True),
+    "ancestral": StepperCase(denoising.Ancestral()),
+    "ancestral_forward": StepperCase(denoising.Ancestral("forward"), num_steps=256, slow=True),
+    "heun_churned": StepperCase(denoising.Heun(churn=0.2), num_steps=64),
+    "euler_maruyama": StepperCase(denoising.EulerMaruyama(), num_steps=256),
+    "predictor_corrector": StepperCase(denoising.PredictorCorrector()),
+    "predictor_corrector_of_ddim": StepperCase(denoising.PredictorCorrector(denoising.DDIM(), 2), slow=True),
+    "annealed_langevin": StepperCase(denoising.AnnealedLangevin(0.4, 40), num_steps=32),
 }

@@ -24,7 +24,7 @@ def check_aurocs(metrics, scores):
 @pytest.mark.slow
 def test_what_it_leaves(tmp_path, quick_compile):
     out = tmp_path / "run"
-    metrics = gm.run.execute(anomaly.experiment, anomaly.Config(background=False, **SMALL), out)
+    metrics = gm.lab.execute(anomaly.experiment, anomaly.Config(background=False, **SMALL), out)
     assert json.loads((out / "metrics.json").read_text()) == metrics
     check_aurocs(metrics, ("nll", "typicality", "complexity"))
     assert metrics["num_inliers"] == 40 and metrics["num_other_classes"] == 40
@@ -36,7 +36,7 @@ def test_what_it_leaves(tmp_path, quick_compile):
 
 @pytest.mark.slow
 def test_the_background_model(tmp_path):
-    metrics = gm.run.execute(anomaly.experiment, anomaly.Config(**SMALL | {"num_steps": 400}), tmp_path / "run")
+    metrics = gm.lab.execute(anomaly.experiment, anomaly.Config(**SMALL | {"num_steps": 400}), tmp_path / "run")
     check_aurocs(metrics, ("nll", "typicality", "complexity", "ratio"))
     # Where there is ink is what the background model knows less well.
     assert metrics["auroc_ratio_rotated"] > 0.8
@@ -91,11 +91,11 @@ def test_the_background_model_sees_replaced_pixels(key):
     class Seen:
         num_levels = 17
 
-        def loss(self, params, key, x, context):
-            return x, {}
+        def loss(self, params, key, batch, *, step=None):
+            return batch, {}
 
     x = jnp.full((500, 8, 8, 1), 3, jnp.uint8)
-    seen, _ = anomaly.Replaced(Seen(), 0.25)(None, key, x, None)  # type: ignore[arg-type]
+    seen, _ = anomaly.Replaced(Seen(), 0.25)(None, key, x)  # type: ignore[arg-type]
     assert seen.dtype == jnp.uint8 and int(seen.max()) == 16
     changed = float((seen != x).mean())  # a uniform level is another one 16 times of 17
     assert abs(changed - 0.25 * 16 / 17) < 4 * math.sqrt(0.25 / x.size)

@@ -2,17 +2,20 @@
 
 import dataclasses
 import functools
+import pathlib
+import re
 
+import distrax
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from registry import BIJECTORS, MADE12, MASK, MLP8, SPLINE
+from registry import BIJECTORS, DISTRAX_SCALAR, MADE12, MASK, MLP8, SPLINE
 
 import genmod as gm
 from genmod import bijectors as bj, nets
-from genmod.base import FIXED, describe, trainable_mask
+from genmod.core.params import trainable_mask
 from genmod.nets import MLP
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
@@ -71,6 +74,30 @@ def test_contract(name):
     assert report.passed, f"\n{report}"
 
 
+def test_the_example_for_contributors_keeps_the_contract():
+    text = (pathlib.Path(__file__).parents[1] / "CONTRIBUTING.md").read_text()
+    [code] = [block for block in re.findall("```python\n(.*?)```", text, re.DOTALL) if "SinhArcsinh" in block]
+    scope = {"__name__": "sinh_arcsinh"}
+    exec(code, scope)
+    report = gm.check_bijection(scope["SinhArcsinh"](), batch_of("scalar_affine")[2])
+    assert report.passed, f"\n{report}"
+
+
+def test_the_kit_takes_bijectors_of_distrax_and_refuses_what_is_none(key):
+    x = jax.random.normal(key, (6, 2))
+    assert gm.check_bijection(DISTRAX_SCALAR, x).passed
+    flow = gm.flows.affine((2,), 2)
+    params = flow.init(key, x)
+    assert gm.health(flow.bijector, params["bijector"], x).round_trip < 1e-5
+    for call in (lambda: gm.check_bijection(flow, x), lambda: gm.health(flow, params, x)):
+        with pytest.raises(TypeError, match=r"^bijector must be a gm.Bijector or a distrax.Bijector, got Flow\("):
+            call()
+    with pytest.raises(ValueError, match="^params must be a tuple with one entry for each of 2 bijectors, got a dict"):
+        gm.health(flow.bijector, params, x)
+    with pytest.raises(ValueError, match="an estimate"):
+        gm.check_bijection(bj.CNF(MLP8, divergence=gm.dynamics.Hutchinson(1)), x)
+
+
 def test_contract_sees_a_wrong_log_det():
     @dataclasses.dataclass(frozen=True)
     class Wrong(gm.Bijector):
@@ -105,7 +132,7 @@ def test_descriptions_are_values(name):
     bijector = BIJECTORS[name].bijector
     again = fresh(bijector)
     assert again is not bijector and again == bijector and hash(again) == hash(bijector)
-    assert describe(again) == describe(bijector)
+    assert gm.describe(again) == gm.describe(bijector)
     assert sum(bijector == other.bijector for other in BIJECTORS.values()) <= 2  # one may stand with two shapes
 
 
@@ -142,14 +169,85 @@ def test_every_bijector_and_transformer_is_in_the_registry():
 # --- arguments -----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("name", [name for name in BIJECTORS if name != "chain_empty"])  # whose log_det is 0 for any shape
+def test_a_batch_in_place_of_an_event_is_refused(name):
+    """Otherwise an elementwise map adds up the log-determinants of all rows without a word."""
+    case = BIJECTORS[name]
+    bijector, shape = case.bijector, case.shape
+    rows = jax.ShapeDtypeStruct((3, *bijector.data_shape(shape)), jnp.float32)
+    context = None if bijector.context_shape is None else jax.ShapeDtypeStruct((3, *bijector.context_shape), jnp.float32)
+    params = jax.eval_shape(bijector.init, jax.random.key(0), rows, context)
+    params = jax.tree.map(lambda p: jnp.zeros(p.shape, p.dtype), params)
+    given = None if context is None else jnp.zeros(context.shape[1:])
+    for calls, event in (
+        ((bijector.forward, bijector.forward_and_log_det, bijector.forward_with_info), shape),
+        ((bijector.inverse, bijector.inverse_and_log_det, bijector.inverse_with_info), bijector.data_shape(shape)),
+    ):
+        for call in calls:
+            with pytest.raises(
+                ValueError, match=rf"^[zx] must be one event of shape {re.escape(str(event))}, got .* takes a batch$"
+            ):
+                call(params, jnp.ones((3, *event)), given)
+
+
+@by_name
+def test_what_init_reads_is_what_it_says(name):
+    """Only ActNorm and its like read the values of the example; a composition relies on that."""
+    case = BIJECTORS[name]
+    bijector = case.bijector
+    _, _, x, context = batch_of(name)
+    init = jax.jit(bijector.init)
+    one, other = (jax.tree.leaves(init(jax.random.key(3), points, context)) for points in (x, 0.5 * x + 0.01))
+    assert bijector.reads_data == any(not jnp.array_equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+def test_a_bijector_of_a_user_is_bound_to_its_data_too(key):
+    x = jax.random.normal(key, (5, 2, 3))
+    for bijector in (Doubled(), bj.Chain((Doubled(), distrax.Tanh())), bj.Repeat(Doubled(), 2), bj.Invert(Doubled())):
+        params = bijector.init(key, x)
+        assert bijector.bound_shape(params) == (2, 3) and jax.tree.leaves(params) == []
+        assert jax.vmap(bijector.inverse_and_log_det, (None, 0))(params, x)[1].shape == (5,)
+        with pytest.raises(ValueError, match=r"x must be one event of shape \(2, 3\), got \(5, 2, 3\)"):
+            bijector.inverse_and_log_det(params, x)
+    inverted = bj.Invert(bj.Squeeze())  # each notes the shape of its own side
+    params = inverted.init(key, jnp.zeros((1, 2, 2, 4)))
+    assert inverted.bound_shape(params) == (2, 2, 4) and bj.Squeeze().bound_shape(params) == (4, 4, 1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Doubled(gm.Bijector):
+    def _init(self, key, x, context):
+        return {}
+
+    def _forward(self, params, z, context):
+        return 2.0 * z, z.size * np.log(2.0)
+
+    def _inverse(self, params, x, context):
+        return 0.5 * x, -x.size * np.log(2.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Eventful(Doubled):
+    def _init(self, key, x, context):
+        return {"event": jnp.zeros(())}
+
+
+def test_the_entry_that_notes_the_shape_is_not_overwritten(key):
+    with pytest.raises(ValueError, match="the parameters of Eventful have an entry 'event', .* rename it"):
+        Eventful().init(key, jnp.zeros((2, 3)))
+
+
 def test_refuses_unfit_events_and_contexts(key):
     plain, conditional = BIJECTORS["coupling_mask"].bijector, BIJECTORS["coupling_conditional"].bijector
     params = plain.init(key, jnp.zeros((2, 4)))
+    unbound = {name: value for name, value in params.items() if name != "event"}
     for direction in (plain.forward, plain.inverse_and_log_det):
-        with pytest.raises(ValueError, match="split must be a mask of 5 coordinates, got one of 4"):
+        with pytest.raises(ValueError, match=r"must be one event of shape \(4,\), got \(5,\)"):
             direction(params, jnp.zeros(5))
+        with pytest.raises(ValueError, match="split must be a mask of 5 coordinates, got one of 4"):
+            direction(unbound, jnp.zeros(5))
         with pytest.raises(ValueError, match=r"takes vectors \(D,\) and images \(H, W, C\), got an event of shape \(2, 4\)"):
-            direction(params, jnp.zeros((2, 4)))
+            direction(unbound, jnp.zeros((2, 4)))
         with pytest.raises(TypeError, match="must be floating point, got int32"):
             direction(params, jnp.zeros(4, int))
         with pytest.raises(ValueError, match="Coupling takes no context"):
@@ -188,7 +286,9 @@ def test_refuses_unfit_batches(key):
     [
         (lambda: bj.Permutation([1, 0]), TypeError, "Permutation.order must be hashable"),
         (lambda: bj.Permutation((1, 1)), ValueError, "each of 0..1 once"),
+        (lambda: bj.Permutation(3), TypeError, r"order must be a tuple of integers, got 3; write \(3,\)"),
         (lambda: bj.LULinear((0, 2)), ValueError, "each of 0..1 once"),
+        (lambda: bj.LULinear((0.0, 1.0)), TypeError, "order must be a tuple of integers"),
         (lambda: bj.Autoregressive(bj.Affine(), MADE12, (1, 2)), ValueError, "each of 0..1 once"),
         (lambda: bj.Repeat(bj.Tanh(), 0), ValueError, "num must be an integer >= 1, got 0"),
         (lambda: bj.Repeat(bj.Tanh(), True), ValueError, "num must be an integer"),
@@ -199,7 +299,23 @@ def test_refuses_unfit_batches(key):
         (lambda: bj.DeepSigmoidal(0), ValueError, "num_units must be"),
         (lambda: bj.Sylvester(2, "triangular"), ValueError, "leave num_units=None"),
         (lambda: bj.Sylvester(2, "qr"), ValueError, "basis must be"),
-        (lambda: bj.Chain((bj.Tanh(), "exp")), TypeError, r"bijectors\[1\] must be a Bijector, got str"),
+        (
+            lambda: bj.Chain((bj.Tanh(), "exp")),
+            TypeError,
+            r"bijectors\[1\] must be a gm.Bijector or a distrax.Bijector, got 'exp'",
+        ),
+        (lambda: bj.Chain(bj.Tanh()), TypeError, r"Chain takes a tuple of bijectors, got Tanh\(\)"),
+        (lambda: bj.Chain([bj.Tanh()]), TypeError, r"Chain takes a tuple of bijectors, got \[Tanh\(\)\]"),
+        (lambda: bj.Repeat("exp", 2), TypeError, "bijector must be a gm.Bijector or a distrax.Bijector, got 'exp'"),
+        (lambda: bj.Invert(jnp.exp), TypeError, "bijector must be a gm.Bijector or a distrax.Bijector, got"),
+        (lambda: bj.MultiScale((2, 2, 1), ("exp",)), TypeError, r"levels\[0\] must be a gm.Bijector or a distrax.Bijector"),
+        (lambda: bj.Planar(3), TypeError, r"context_shape must be a tuple of integers, got 3; write \(3,\)"),
+        (lambda: bj.Coupling(bj.Affine(), MLP8, 2, (-1,)), ValueError, r"context_shape must hold integers >= 0, got \(-1,\)"),
+        (lambda: bj.Coupling("affine", MLP8, 2), TypeError, "transformer must be a Transformer, got 'affine'"),
+        (lambda: bj.Autoregressive(jnp.exp, MADE12), TypeError, "transformer must be a Transformer, got"),
+        (lambda: bj.Elementwise(bj.Tanh()), TypeError, r"transformer must be a Transformer, got Tanh\(\)"),
+        (lambda: bj.ScalarFunction("exp", 2), TypeError, "fn must be a function, got 'exp'"),
+        (lambda: bj.ScalarFunction(jnp.exp, 0), ValueError, "num_raw must be an integer >= 1, got 0"),
         (lambda: bj.Chain((bj.Planar((2,)), bj.Planar((3,)))), ValueError, "share one context_shape"),
         (lambda: bj.random_order(0), ValueError, "dim must be"),
     ],
@@ -240,6 +356,25 @@ def test_refuses_a_log_det_that_is_not_a_scalar():
         Unsummed().forward({}, jnp.zeros(3))
 
 
+@dataclasses.dataclass(frozen=True)
+class Cut(Doubled):
+    """Loses a coordinate."""
+
+    def _forward(self, params, z, context):
+        return z[:1], 0.0
+
+    def _inverse(self, params, x, context):
+        return x[:1], 0.0
+
+
+def test_a_bijector_that_changes_the_shape_is_refused():
+    with pytest.raises(ValueError, match=r"Cut made an event of shape \(1,\) from one of shape \(2,\)"):
+        Cut().inverse({}, jnp.zeros(2))
+    wide = gm.from_distrax(distrax.ScalarAffine(shift=jnp.zeros(3), scale=2 * jnp.ones(3)))
+    with pytest.raises(ValueError, match=r"from one of shape \(1,\)"):
+        wide.inverse({}, jnp.zeros(1))
+
+
 # --- reference values ----------------------------------------------------------------------------------------------------
 
 
@@ -256,7 +391,7 @@ def test_affine_coupling_by_hand():
     coupling = bj.Coupling(bj.Affine(bound=1e4), MLP((), None), 1)
     params = coupling.init(jax.random.key(0), jnp.zeros((1, 2)))
     head = {"kernel": jnp.array([[1.0, 0.5]]), "bias": jnp.array([1.0, 0.0])}
-    assert jax.tree.map(jnp.shape, params) == {"Dense_0": jax.tree.map(jnp.shape, head)}
+    assert jax.tree.map(jnp.shape, params["Dense_0"]) == jax.tree.map(jnp.shape, head)
     x, log_det = coupling.forward_and_log_det({"Dense_0": head}, jnp.array([0.5, -1.0]))
     np.testing.assert_allclose(x, [0.5, 0.215975], atol=1e-6)
     np.testing.assert_allclose(log_det, 0.25, atol=1e-6)
@@ -426,7 +561,7 @@ def test_act_norm_of_images_has_one_scale_per_channel(key):
 
 def test_constant_entries_keep_scale_one(key):
     x = jnp.stack([jnp.full(10, 5.0), jnp.zeros(10), jnp.arange(10.0)], 1)
-    params = bj.Standardize().init(key, x)[FIXED]
+    params = bj.Standardize().init(key, x)["statistics"].tree
     np.testing.assert_allclose(params["log_scale"], [0.0, 0.0, np.log(np.arange(10).std())], atol=1e-6)
     np.testing.assert_allclose(params["shift"], [5.0, 0.0, 4.5], rtol=4 * EPS)
 
@@ -523,3 +658,37 @@ def test_mask_and_split_agree():
     for a, b in zip(by_split.forward_and_log_det(params, z), by_mask.forward_and_log_det(params, z), strict=True):
         assert jnp.array_equal(a, b)
     assert MASK != (True, True, False, False)
+
+
+# --- numerical care -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("num_rows", [1, 2, 3, 50])
+def test_whitening_is_sane_for_any_number_of_rows(num_rows):
+    x = jax.random.normal(jax.random.key(0), (num_rows, 3)) * jnp.array([[1e3, 1.0, 1e-1]])
+    params = bj.Whiten().init(jax.random.key(0), x)
+    z = jax.vmap(bj.Whiten().inverse, (None, 0))(params, x)
+    assert float(jnp.abs(z).max()) < 10
+    if num_rows > 3:
+        np.testing.assert_allclose(np.cov(np.asarray(z, np.float64).T, bias=True), np.eye(3), atol=1e-3)
+
+
+def test_extreme_parameters_stay_finite():
+    radial = {"b": jnp.zeros(2), "log_alpha": jnp.array(-10.0), "ratio": jnp.zeros(())}
+    gradient = jax.grad(lambda p: bj.Radial().inverse(p, jnp.array([5e3, 5e3])).sum())(radial)
+    assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
+    planar = {"w": jnp.zeros(2), "u": jnp.ones(2), "b": jnp.zeros(())}
+    assert jnp.isfinite(bj.Planar().forward(planar, jnp.ones(2))).all()
+
+
+def test_repeat_of_a_layer_without_parameters():
+    np.testing.assert_array_equal(bj.Repeat(bj.Reverse(), 3).forward({}, jnp.arange(3.0)), [2.0, 1.0, 0.0])
+
+
+def test_linear_maps_keep_full_precision_on_every_backend():
+    """On accelerators a product is rounded by default; the lowered program must ask for the highest precision."""
+    for layer in (bj.MatrixAffine(), bj.LULinear((1, 0)), bj.Householder(2), bj.Permutation((1, 0)), bj.Whiten()):
+        params = layer.init(jax.random.key(0), jax.random.normal(jax.random.key(1), (8, 2)))
+        text = jax.jit(layer.forward_and_log_det).lower(params, jnp.ones(2)).as_text()
+        products = [line for line in text.splitlines() if "dot_general" in line]
+        assert all("HIGHEST" in line for line in products), type(layer).__name__

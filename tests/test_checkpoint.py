@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import genmod as gm
-from genmod.checkpoint import Checkpoints
+from genmod.training.checkpoint import Checkpoints
 
 MODEL = gm.flows.neural_spline_flow((3,), 2, hidden_sizes=(4,), num_bins=3)
 
@@ -65,7 +65,9 @@ def test_another_model_is_refused(params, tmp_path):
 def test_other_shapes_are_refused(params, tmp_path):
     gm.save(tmp_path, MODEL, params)
     wrong = jax.tree.map(lambda p: jnp.zeros((*p.shape, 2)), params)
-    with pytest.raises(ValueError, match="damaged or of another model"):
+    with pytest.raises(
+        ValueError, match=r"of another kind: params\['bijector'\].* is float32\[2, 16\] there and float32\[2, 16, 2\]"
+    ):
         gm.load(tmp_path, MODEL, wrong)
 
 
@@ -89,7 +91,7 @@ def test_a_damaged_file_is_refused(params, tmp_path):
 
 def test_a_cut_file_is_refused(params, tmp_path):
     gm.save(tmp_path, MODEL, params)
-    for file in [p for p in (tmp_path / "0" / "tree").rglob("*") if p.is_file()]:
+    for file in [p for p in (tmp_path / "0" / "params").rglob("*") if p.is_file()]:
         file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
     with pytest.raises(ValueError, match="damaged"):
         gm.load(tmp_path, MODEL, params)
@@ -110,7 +112,7 @@ def test_a_half_written_checkpoint_does_not_exist(params, tmp_path, monkeypatch)
     """A write that fails leaves the one before."""
     gm.save(tmp_path, MODEL, params)
     with pytest.raises(TypeError), Checkpoints(tmp_path) as checkpoints:
-        checkpoints.save(7, params, {"note": object()})  # not JSON
+        checkpoints.save(7, {"note": object()}, params=params)  # not JSON
     with Checkpoints(tmp_path) as checkpoints:
         assert checkpoints.latest_step() == 0
     assert_equal(gm.load(tmp_path, MODEL, params), params)
@@ -119,7 +121,27 @@ def test_a_half_written_checkpoint_does_not_exist(params, tmp_path, monkeypatch)
 def test_only_the_last_stay(params, tmp_path):
     with Checkpoints(tmp_path, keep=2) as checkpoints:
         for step in (1, 5, 9):
-            checkpoints.save(step, {"a": jnp.array(step)}, {"step": step})
-        assert checkpoints.latest_step() == 9 and checkpoints.note(5) == {"step": 5}
-        assert checkpoints.load(5, {"a": jnp.array(0)})["a"] == 5
+            checkpoints.save(step, {"step": step}, tree={"a": jnp.array(step)})
+        assert checkpoints.latest_step() == 9 and checkpoints.note(5)["step"] == 5
+        assert checkpoints.load(5, "tree", {"a": jnp.array(0)})["a"] == 5
         assert sorted(p.name for p in tmp_path.iterdir() if p.name.isdigit()) == ["5", "9"]
+
+
+def test_no_example_is_needed_to_load(params, tmp_path):
+    gm.save(tmp_path, MODEL, params)
+    assert_equal(gm.load(tmp_path, MODEL), params)
+
+
+def test_the_best_parameters_of_a_run_are_loaded_without_its_data(tmp_path):
+    x = np.random.default_rng(0).standard_normal((64, 3)).astype(np.float32)
+    options = {"key": jax.random.key(0), "num_steps": 20, "validate_every": 5, "validation": x[:16], "progress": False}
+    fit = gm.fit(MODEL, x[16:], checkpoint=tmp_path, ema_decay=0.9, **options)
+    assert_equal(gm.load(tmp_path, MODEL), fit.params)
+    with pytest.raises(ValueError, match=r"of another model: .*num_bins is 3 there and 4 here; choose another folder"):
+        gm.load(tmp_path, gm.flows.neural_spline_flow((3,), 2, hidden_sizes=(4,), num_bins=4))
+
+
+def test_fixed_parts_survive(tmp_path):
+    tree = {"a": gm.Fixed({"b": jnp.arange(3.0)}), "c": (jnp.zeros(2), gm.Batch(jnp.ones(1)))}
+    gm.save(tmp_path, MODEL, tree)
+    assert_equal(gm.load(tmp_path, MODEL, tree), tree)

@@ -5,10 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from genmod import denoisers, schedules
+from genmod import denoising
+from genmod.denoising import denoisers
 
 pytestmark = pytest.mark.usefixtures("quick_compile", "x64")
-SCHEDULE, T = schedules.VariancePreserving(), jnp.asarray(0.3)
+SCHEDULE, T = denoising.VariancePreserving(), jnp.asarray(0.3)
 MEAN, COVARIANCE = np.array([1.0, -2.0]), np.array([[0.58, 0.8], [0.8, 1.78]])
 WEIGHTS, MEANS, VARIANCES = np.array([0.2, 0.8]), np.array([[-1.0, 0.5], [2.0, 1.0]]), np.array([0.1, 0.5])
 
@@ -21,7 +22,7 @@ def normal_log_prob(x, mean, covariance):
     return jax.scipy.stats.multivariate_normal.logpdf(x, jnp.asarray(mean), jnp.asarray(covariance))
 
 
-@pytest.mark.parametrize("schedule", [SCHEDULE, schedules.EDM(), schedules.Straight()], ids=lambda s: type(s).__name__)
+@pytest.mark.parametrize("schedule", [SCHEDULE, denoising.EDM(), denoising.Straight()], ids=lambda s: type(s).__name__)
 def test_gaussian_is_tweedies(schedule):
     alpha, sigma = float(schedule.alpha(T)), float(schedule.sigma(T))
     denoiser = denoisers.gaussian(schedule, MEAN, COVARIANCE)
@@ -55,7 +56,7 @@ def test_mixture_is_tweedies():
 
 def test_empirical_returns_the_points():
     points = np.random.default_rng(0).standard_normal((20, 3))
-    denoiser = denoisers.empirical(schedules.EDM(), points)
+    denoiser = denoisers.empirical(denoising.EDM(), points)
     for t in (0.0, 0.1):
         np.testing.assert_allclose(denoiser(jnp.asarray(points[7]), jnp.asarray(t)), points[7], atol=1e-6)
     np.testing.assert_allclose(denoiser(jnp.zeros(3), jnp.asarray(1.0)), points.mean(0), atol=1e-3)
@@ -63,7 +64,7 @@ def test_empirical_returns_the_points():
 
 def test_change_of_schedule_leaves_the_denoised_mean():
     """x / alpha and sigma / alpha are all that matters: VP at x is VE at x / alpha."""
-    ve = schedules.VarianceExploding(0.01, 50.0)
+    ve = denoising.VarianceExploding(0.01, 50.0)
     t = ve.time(SCHEDULE.log_snr(T))
     for make in (
         lambda schedule: denoisers.gaussian(schedule, MEAN, COVARIANCE),
@@ -78,7 +79,7 @@ def test_predictions_of_other_kinds():
     x = jnp.array([0.4, 1.0])
     for kind in ("eps", "score", "v", "velocity"):
         fn = denoisers.from_prediction(
-            lambda x, t, kind=kind: schedules.convert(SCHEDULE, t, x, denoiser(x, t), "x0", kind), SCHEDULE, kind
+            lambda x, t, kind=kind: denoising.convert(SCHEDULE, t, x, denoiser(x, t), "x0", kind), SCHEDULE, kind
         )
         np.testing.assert_allclose(fn(x, T), denoiser(x, T), rtol=1e-9)
 

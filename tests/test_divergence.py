@@ -9,9 +9,9 @@ import pytest
 
 import genmod as gm
 from genmod.bijectors import CNF
-from genmod.divergence import Exact, Hutchinson, HutchPlusPlus
+from genmod.dynamics import FixedSteps
+from genmod.dynamics.divergence import Exact, Hutchinson, HutchPlusPlus
 from genmod.nets import VelocityMLP
-from genmod.ode import FixedSteps
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
 RNG = np.random.default_rng(0)

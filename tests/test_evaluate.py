@@ -118,37 +118,37 @@ def experiment(config, run):
 
 def test_run_happens_once_and_writes_metrics_last(tmp_path, capsys):
     arguments = ["--number", "4", "--out", str(tmp_path / "a")]
-    assert gm.run.main(experiment, Config, arguments=arguments) == {"twice": 8}
-    assert gm.run.main(experiment, Config, arguments=arguments) == {"twice": 8}
+    assert gm.lab.main(experiment, Config, arguments=arguments) == {"twice": 8}
+    assert gm.lab.main(experiment, Config, arguments=arguments) == {"twice": 8}
     assert (tmp_path / "a" / "calls").read_text() == "x"
     assert "already done" in capsys.readouterr().out
     assert json.loads((tmp_path / "a" / "config.json").read_text())["number"] == 4
     assert json.loads((tmp_path / "a" / "provenance.json").read_text())["versions"]["jax"] == jax.__version__
     with pytest.raises(SystemExit, match="another config"):
-        gm.run.main(experiment, Config, arguments=["--number", "5", "--out", str(tmp_path / "a")])
+        gm.lab.main(experiment, Config, arguments=["--number", "5", "--out", str(tmp_path / "a")])
 
 
 def test_quick_changes_the_defaults_only(tmp_path):
     quick = {"number": 7}
-    assert gm.run.main(experiment, Config, quick=quick, arguments=["--quick", f"--out={tmp_path / 'a'}"]) == {"twice": 14}
+    assert gm.lab.main(experiment, Config, quick=quick, arguments=["--quick", f"--out={tmp_path / 'a'}"]) == {"twice": 14}
     arguments = ["--quick", "--number", "3", "--out", str(tmp_path / "b")]
-    assert gm.run.main(experiment, Config, quick=quick, arguments=arguments) == {"twice": 6}
+    assert gm.lab.main(experiment, Config, quick=quick, arguments=arguments) == {"twice": 6}
 
 
 def test_a_users_mistake_is_one_sentence(tmp_path):
     with pytest.raises(SystemExit, match=r"^error: number must be >= 0, got -1$"):
-        gm.run.main(experiment, Config, arguments=["--number", "-1", "--out", str(tmp_path)])
+        gm.lab.main(experiment, Config, arguments=["--number", "-1", "--out", str(tmp_path)])
     assert not (tmp_path / "metrics.json").exists()
 
 
 def test_folder_depends_on_the_config_alone():
-    folders = {gm.run.locate(experiment, config).folder for config in (Config(), Config(1), Config(2), Config(sizes=(2,)))}
+    folders = {gm.lab.locate(experiment, config).folder for config in (Config(), Config(1), Config(2), Config(sizes=(2,)))}
     assert len(folders) == 3
     assert all(folder.parts[:2] == ("runs", "test_evaluate") for folder in folders)
 
 
 def test_table_aligns():
-    lines = gm.run.table([{"a": 1, "b": 0.25}, {"a": 10, "c": "x"}]).splitlines()
+    lines = gm.lab.text_table([{"a": 1, "b": 0.25}, {"a": 10, "c": "x"}]).splitlines()
     assert lines[0].split() == ["a", "b", "c"]
     assert len({len(line) for line in lines}) == 1
 
@@ -157,10 +157,10 @@ def test_table_aligns():
 def test_figures_show_something(tmp_path, dim, key):
     pyplot = pytest.importorskip("matplotlib.pyplot", exc_type=ImportError)
     x = np.asarray(jax.random.normal(key, (500, dim)))
-    gm.plot.samples(tmp_path / "samples.png", x, x + 1)
+    gm.lab.plot.samples(tmp_path / "samples.png", x, x + 1)
     history = {"step": np.arange(5), "loss": np.arange(5.0)[::-1], "validation_loss": np.arange(5.0)[::-1] + 0.1}
-    gm.plot.training(tmp_path / "training.png", history, limit=0.0)
+    gm.lab.plot.training(tmp_path / "training.png", history, limit=0.0)
     if dim == 2:
-        gm.plot.density(tmp_path / "density.png", lambda x: -0.5 * jnp.sum(x**2, -1), x)
+        gm.lab.plot.density(tmp_path / "density.png", lambda x: -0.5 * jnp.sum(x**2, -1), x)
     for path in tmp_path.glob("*.png"):
         assert np.std(pyplot.imread(path)[..., :3]) > 0.02, path

@@ -15,7 +15,7 @@ import pytest
 
 import genmod as gm
 from experiments import density as density_experiment
-from genmod.keys import stream
+from genmod.core.keys import stream
 
 ROOT = Path(__file__).parents[1]
 SMALL = ["--num-train", "2000", "--num-test", "1000", "--num-steps", "300", "--hidden-sizes", "16", "16", "--batch-size", "64"]
@@ -47,7 +47,7 @@ def test_a_table_of_ones_own(tmp_path):
 def refused(*arguments):
     """The sentence with which the same command ends, without a process of its own."""
     with pytest.raises(SystemExit) as ended:
-        gm.run.main(density_experiment.experiment, density_experiment.Config, arguments=[str(a) for a in arguments])
+        gm.lab.main(density_experiment.experiment, density_experiment.Config, arguments=[str(a) for a in arguments])
     return str(ended.value)
 
 
@@ -125,7 +125,8 @@ def test_a_damaged_checkpoint_and_one_of_another_run_are_refused(tmp_path):
             file.write_bytes(b"\x00" * 7)
     failed = density(*job)
     assert failed.returncode != 0 and "Traceback" not in failed.stderr
-    assert "is damaged or of another model" in failed.stderr
+    error = failed.stderr.strip().splitlines()[-1]
+    assert error.startswith("error: ") and "is damaged" in error and "restore it from a copy, or move it away" in error, error
     other = density("--model", "real_nvp", *SMALL, "--out", tmp_path / "run")
     assert other.returncode != 0 and "another config" in other.stderr and "Traceback" not in other.stderr
 
@@ -165,7 +166,7 @@ def test_the_standard_run_inverts_and_comes_close(model):
     assert -3 * gap["gap_nats_sem"] < gap["gap_nats"] < {"real_nvp": 0.12, "nsf": 0.015}[model]
     for dtype, typical, worst in (("float32", 1e-5, 1e-3), ("float64", 1e-10, 1e-10)):
         with jax.enable_x64(dtype == "float64"):
-            params = gm.base.cast(fit.params["bijector"], dtype)
+            params = gm.core.params.cast(fit.params["bijector"], dtype)
             points = jnp.asarray(x, dtype)
 
             def round_trip(x, params=params):

@@ -18,7 +18,7 @@ FIGURES = {f"{name}.png" for name in ("samples", "temperatures", "reconstruction
 @pytest.mark.slow
 def test_writes_figures_and_bits_per_dimension(tmp_path, quick_compile):
     config = dataclasses.replace(SMALL, class_conditional=True)
-    metrics = gm.run.execute(image_flow.experiment, config, tmp_path)
+    metrics = gm.lab.execute(image_flow.experiment, config, tmp_path)
     assert {path.name for path in tmp_path.iterdir()} >= FIGURES | {"metrics.json", "config.json", "checkpoint"}
     assert json.loads((tmp_path / "metrics.json").read_text()) == metrics
     np.testing.assert_allclose(metrics["bits_per_dim"], metrics["nll_upper_bound_nats"] / (64 * np.log(2)))
@@ -53,7 +53,7 @@ def test_trains_to_recognisable_digits(tmp_path):
     config = dataclasses.replace(
         SMALL, num_layers=4, num_scales=3, hidden_channels=32, num_steps=400, batch_size=64, num_test=None
     )
-    metrics = gm.run.execute(image_flow.experiment, config, tmp_path)
+    metrics = gm.lab.execute(image_flow.experiment, config, tmp_path)
     assert metrics["bits_per_dim"] + 4 * metrics["bits_per_dim_sem"] < 2.3
     assert metrics["bits_per_dim_2_draws"] < metrics["bits_per_dim"] + 4 * metrics["bits_per_dim_2_draws_sem"]
     assert metrics["round_trip"] < 1e-4

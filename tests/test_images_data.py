@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 
 from genmod import data
+from genmod.core.event import Levels
 from genmod.data import images
 
 RNG = np.random.default_rng(0)
@@ -117,6 +118,7 @@ def test_sets(folder, name, form):
         assert isinstance(got, jax.Array) and got.dtype == jnp.int32
         np.testing.assert_array_equal(got, wanted)
     assert d.name == name and d.num_levels == 256 and d.event_shape == x.shape[1:] and d.density is None
+    assert d.event == Levels(x.shape[1:], 256)
     assert repr(d).endswith("density=None, num_levels=256)")
 
 
@@ -126,9 +128,9 @@ def test_num_validation(folder):
     assert (len(d.train), d.validation.shape, d.labels.validation.shape) == (20, (0, 28, 28, 1), (0,))
     assert len(images.mnist(num_validation=19).train) == 1
     for num in (-1, 20):
-        with pytest.raises(ValueError, match=rf"num_validation must be in 0..19 for mnist, but it is {num}: pass"):
+        with pytest.raises(ValueError, match=rf"num_validation must be in 0..19 for mnist, got {num}"):
             images.mnist(num_validation=num)
-    with pytest.raises(TypeError, match="num_validation must be an integer, but it is 0.1"):
+    with pytest.raises(TypeError, match="num_validation must be an integer, got 0.1"):
         images.mnist(num_validation=0.1)
 
 
@@ -277,7 +279,7 @@ def test_bad_idx(tmp_path, content, message):
 
 
 def test_no_idx(tmp_path):
-    with pytest.raises(FileNotFoundError, match=rf"there is no file '{tmp_path}': give the path of an IDX file"):
+    with pytest.raises(FileNotFoundError, match=rf"there is no file '{tmp_path}'; give the path of an IDX file"):
         images.read_idx(tmp_path)
 
 
@@ -373,10 +375,12 @@ def test_download_leaves_no_part(folder, mirror):
 
 
 def test_download_arguments(folder, monkeypatch):
-    with pytest.raises(ValueError, match="name must be one of 'mnist', 'fashion_mnist', 'cifar10', but it is 'digits'"):
+    with pytest.raises(ValueError, match="name must be one of 'mnist', 'fashion_mnist', 'cifar10', got 'digits'"):
         images.download("digits")
     monkeypatch.delenv("GENMOD_DATA")
-    with pytest.raises(ValueError, match="folder must be given where the environment variable GENMOD_DATA is not set"):
+    with pytest.raises(
+        ValueError, match="folder must be given where the environment variable GENMOD_DATA is not set; pass folder"
+    ):
         images.download("mnist")
 
 
@@ -396,15 +400,15 @@ def test_quantize(num_bits):
 
 @pytest.mark.parametrize("dtype", ["float32", "int32", "bool"])
 def test_quantize_wants_levels(dtype):
-    with pytest.raises(TypeError, match=rf"x must be uint8, levels 0..255, but it has dtype {dtype}: pass the images"):
+    with pytest.raises(TypeError, match=rf"x must be uint8, levels 0..255, got {dtype}; pass the images"):
         images.quantize(jnp.zeros((2, 3), dtype), 5)
 
 
 def test_quantize_num_bits():
     for num_bits in (0, 9, -1):
-        with pytest.raises(ValueError, match=rf"num_bits must be in 1..8, but it is {num_bits}: pass for example 5"):
+        with pytest.raises(ValueError, match=rf"num_bits must be in 1..8, got {num_bits}"):
             images.quantize(jnp.zeros(3, jnp.uint8), num_bits)
-    with pytest.raises(TypeError, match="num_bits must be an integer, but it is 5.0"):
+    with pytest.raises(TypeError, match="num_bits must be an integer, got 5.0"):
         images.quantize(jnp.zeros(3, jnp.uint8), 5.0)
 
 

@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import genmod as gm
 from genmod import losses
-from genmod.metrics import mean_and_sem
+from genmod.core.statistics import mean_and_sem
 
 PARAMS = {"mean": jnp.array(0.7), "log_sd": jnp.array(0.4)}
 
@@ -62,6 +63,69 @@ def test_standard_error_covers(key):
     means, sems = jax.vmap(mean_and_sem)(jax.random.normal(key, (400, 50)))
     share = float((jnp.abs(means) < 2 * sems).mean())
     assert abs(share - 0.949) < 4 * np.sqrt(0.95 * 0.05 / 400)
+
+
+@pytest.mark.parametrize("xp", [np, jnp], ids=["numpy", "jax"])
+def test_means_of_many_rows_and_with_weights(xp):
+    """n^2 does not fit into 32 bits; equal weights change nothing; whole weights are repetitions, but for the standard error."""
+    values = xp.asarray(np.random.default_rng(0).standard_normal(60_000), np.float32)
+    mean, sem = mean_and_sem(values)
+    np.testing.assert_allclose(sem, np.std(np.asarray(values), ddof=1) / np.sqrt(60_000), rtol=1e-4)
+    equal = mean_and_sem(values, xp.full(60_000, 3.0, np.float32))
+    np.testing.assert_allclose(equal, (mean, sem), rtol=1e-4, atol=1e-6)
+    weight = xp.asarray([0, 2, 1, 1], np.float32)
+    np.testing.assert_allclose(
+        mean_and_sem(values[:4], weight)[0], np.repeat(np.asarray(values[:4]), [0, 2, 1, 1]).mean(), rtol=1e-5
+    )
+
+
+def test_weighted_standard_error_covers(key):
+    """In 400 weighted means of 50 draws, the true mean lies within 2 standard errors in about 95 %."""
+    x, weight = jax.random.normal(key, (400, 50)), jax.random.uniform(jax.random.fold_in(key, 1), (400, 50))
+    means, sems = jax.vmap(mean_and_sem)(x, weight)
+    share = float((jnp.abs(means) < 2 * sems).mean())
+    assert abs(share - 0.949) < 4 * np.sqrt(0.95 * 0.05 / 400)
+
+
+X, EPS = (np.random.default_rng(i).standard_normal((5, 2)).astype(np.float32) for i in (1, 2))
+T = np.arange(1, 6, dtype=np.float32) / 6
+SMALL = {"hidden_sizes": (4,)}
+MODELS = {
+    "Flow": lambda: gm.flows.real_nvp((2,), 1, **SMALL),
+    "FlowMatching": lambda: gm.flows.flow_matching((2,), **SMALL),
+    "Diffusion": lambda: gm.flows.diffusion((2,), **SMALL),
+    "ScoreModel": lambda: gm.models.ScoreModel(gm.nets.MLP((2,)), (2,)),
+    "explicit ScoreModel": lambda: gm.models.ScoreModel(gm.nets.MLP((2,), jnp.tanh), (2,), "explicit"),
+}
+FUNCTIONS = {
+    "likelihood": lambda x, key, w: losses.negative_log_likelihood(lambda x: x[:, 0], x, weight=w),
+    "flow_matching": lambda x, key, w: losses.flow_matching(
+        lambda x, t: x, gm.transport.Linear().point_and_velocity, x, jnp.asarray(EPS), jnp.asarray(T), x, weight=w
+    ),
+    "denoising": lambda x, key, w: losses.denoising(
+        lambda x, t: x, gm.denoising.Cosine(), x, jnp.asarray(T), jnp.asarray(EPS), row_weight=w
+    ),
+    "explicit": lambda x, key, w: losses.explicit_score_matching(jnp.sin, x, weight=w),
+    "sliced": lambda x, key, w: losses.sliced_score_matching(jnp.sin, x, key, weight=w),
+    "denoising_score_matching": lambda x, key, w: losses.denoising_score_matching(jnp.sin, x, key, sigma=0.3, weight=w),
+}
+
+
+@pytest.mark.parametrize("name", [*MODELS, *FUNCTIONS])
+def test_losses_are_weighted_means_of_their_rows(name, key):
+    """sum w l / sum w, with l_i what the loss is where row i alone has weight."""
+    x = jnp.asarray(X)
+    if name in MODELS:
+        model = MODELS[name]()
+        params = model.init(key, x)
+        loss = jax.jit(lambda weight: model.loss(params, key, (x, None, weight))[0])
+    else:
+        loss = jax.jit(lambda weight: FUNCTIONS[name](x, key, weight)[0])
+    rows = np.asarray([loss(row) for row in jnp.eye(5)])
+    assert rows.std() > 1e-3
+    weight = jnp.array([0.5, 2.0, 0.0, 1.0, 4.0])
+    np.testing.assert_allclose(loss(weight), np.average(rows, weights=weight), rtol=1e-4)
+    np.testing.assert_allclose(loss(None), rows.mean(), rtol=1e-4)
 
 
 @pytest.mark.parametrize("options", [{}, STL], ids=["plain", "stick_the_landing"])

@@ -13,7 +13,7 @@ pytestmark = pytest.mark.usefixtures("quick_compile")
 
 
 def test_head_starts_at_zero_and_learns(key):
-    head = nets.Head(nets.MLP((8, 8)), 3)
+    head = nets.ZeroHead(nets.MLP((8, 8)), 3)
     x = jnp.ones(2)
     params = nets.init(head, key, x)
     assert (nets.apply(head, params, x) == 0).all()
@@ -39,18 +39,69 @@ def test_biases_of_one_input_spread_the_kinks(key):
 def test_bfloat16_computes_in_bfloat16_and_returns_float32(key):
     body = nets.MLP((16,), jnp.tanh, layer_norm=True, dtype=jnp.bfloat16)
     x = jax.random.normal(key, (4,))
-    params = nets.init(nets.Head(body, 2), key, x)
+    params = nets.init(nets.ZeroHead(body, 2), key, x)
     assert {p.dtype for p in jax.tree.leaves(params)} == {jnp.dtype("float32")}
     assert nets.apply(body, params["body"], x).dtype == jnp.bfloat16
-    assert nets.apply(nets.Head(body, 2), params, x).dtype == jnp.float32
+    assert nets.apply(nets.ZeroHead(body, 2), params, x).dtype == jnp.float32
 
 
 def test_parameters_follow_the_precision_of_the_input(key, x64):
-    for module in (nets.Head(nets.MLP((4,)), 2), nets.MADE((4,))):
+    for module in (nets.ZeroHead(nets.MLP((4,)), 2), nets.MADE((4,))):
         for dtype in (jnp.float32, jnp.float64):
             params = nets.init(module, key, jnp.ones(3, dtype))
             assert {p.dtype for p in jax.tree.leaves(params)} == {jnp.dtype(dtype)}
             assert nets.apply(module, params, jnp.ones(3, dtype)).dtype == dtype
+
+
+def test_integer_inputs_leave_the_parameters_real(key, x64):
+    """An embedding's table is no table of integers, whatever it is read with."""
+
+    class Character(nn.Module):
+        @nn.compact
+        def __call__(self, token, x=None):
+            embedded = nn.Embed(5, 3)(token)
+            return nn.Dense(2)(embedded if x is None else jnp.concatenate([embedded, x]))
+
+    for kind in (jnp.int32, jnp.uint8, jnp.int64):
+        params = nets.init(Character(), key, jnp.zeros((), kind))
+        assert {p.dtype for p in jax.tree.leaves(params)} == {jnp.dtype("float32")}
+        table = params["Embed_0"]["embedding"]
+        assert table.shape == (5, 3) and jnp.abs(table - jnp.round(table)).max() > 0.1
+    wide = nets.init(Character(), key, jnp.zeros((), int), jnp.zeros(2, jnp.float64))  # the reals among the inputs decide
+    assert {p.dtype for p in jax.tree.leaves(wide)} == {jnp.dtype("float64")}
+
+
+@pytest.mark.parametrize("widths", [(-8,), (64.0,), (0,), (8, True), 64, "64", None], ids=repr)
+@pytest.mark.parametrize("net", [nets.MLP, nets.MADE, nets.VelocityMLP])
+def test_widths_are_checked_at_construction(net, widths):
+    with pytest.raises((TypeError, ValueError), match="^hidden_sizes must (be a tuple of|hold) integers.*, got"):
+        net(widths)
+    assert net([8, np.int64(4)]) == net((8, 4))
+    with pytest.raises((TypeError, ValueError), match="^hidden_sizes must"):
+        net((8,)).clone(hidden_sizes=widths)
+
+
+@pytest.mark.parametrize(
+    ("make", "match"),
+    [
+        (lambda: nets.MADE((8,), num_outputs=0), "num_outputs must be an integer >= 1, got 0"),
+        (lambda: nets.VelocityMLP((8,), conditioning="film"), "conditioning must be 'concat' or 'concat_squash', got 'film'"),
+        (lambda: nets.VelocityMLP((8,), num_frequencies=-1), "num_frequencies must be an integer >= 0, got -1"),
+        (lambda: nets.GlowNet(0), "hidden_channels must be an integer >= 1, got 0"),
+        (lambda: nets.ResNet(8.0), "hidden_channels must be an integer >= 1, got 8.0"),
+        (lambda: nets.ResNet(8, num_blocks=0), "num_blocks must be an integer >= 1, got 0"),
+        (lambda: nets.GatedAttentionNet(8, num_heads=0), "num_heads must be an integer >= 1, got 0"),
+        (lambda: nets.GatedAttentionNet(6), "hidden_channels must be a multiple of num_heads=4, got 6"),
+        (lambda: nets.UNet(0), "hidden_channels must be an integer >= 1, got 0"),
+        (lambda: nets.UNet(multipliers=()), "num_multipliers must be an integer >= 1, got 0"),
+        (lambda: nets.UNet(multipliers=(1, 0)), r"multipliers must hold integers >= 1, got \(1, 0\)"),
+        (lambda: nets.UNet(num_heads=0), "num_heads must be an integer >= 1, got 0"),
+        (lambda: nets.ZeroHead(nets.MLP((8,)), 0), "num_outputs must be an integer >= 1, got 0"),
+    ],
+)
+def test_sizes_are_checked_at_construction(make, match):
+    with pytest.raises(ValueError, match=f"^{match}"):
+        make()
 
 
 def test_hidden_state_is_refused(key):

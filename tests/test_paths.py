@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from genmod.paths import (
+from genmod.denoising.schedules import Straight, VarianceExploding, VariancePreserving, target_of
+from genmod.transport.paths import (
     BrownianBridge,
     CustomGaussian,
     CustomInterpolant,
@@ -17,7 +18,6 @@ from genmod.paths import (
     Scheduled,
     Trigonometric,
 )
-from genmod.schedules import Straight, VarianceExploding, VariancePreserving, target_of
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
 

@@ -1,4 +1,4 @@
-"""Samplers of diffusions against exact flow maps and laws (`gm.check_sampler`), Langevin against its stationary law."""
+"""Samplers of diffusions against exact flow maps and laws (`gm.check_sampler`), annealed Langevin against known weights."""
 
 import dataclasses
 
@@ -10,9 +10,10 @@ import pytest
 from registry import SCHEDULES, STEPPERS
 
 import genmod as gm
-from genmod import denoisers, samplers, schedules
-from genmod.conformance import COVARIANCE, MEAN
-from genmod.ode import Adaptive, FixedSteps, SDESteps
+from genmod import denoising, samplers
+from genmod.denoising import denoisers
+from genmod.dynamics import Adaptive, FixedSteps, SDESteps
+from genmod.testing import COVARIANCE, MEAN
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
 DETERMINISTIC = {name: case for name, case in STEPPERS.items() if case.order is not None}
@@ -22,8 +23,8 @@ NUM_SEM = 4.5
 KEY = jax.random.key(0)
 
 
-def steps(stepper, grid=samplers.UniformLogSNR):
-    return lambda num: samplers.Steps(stepper, grid(num), denoise=False)
+def steps(stepper, grid=denoising.LogSNRGrid):
+    return lambda num: denoising.Steps(stepper, grid(num), denoise=False)
 
 
 def check(report):
@@ -54,7 +55,7 @@ def test_orders_and_laws_on_every_schedule(name, schedule, x64):
 @pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * case.slow) for n, case in RANDOM.items()])
 def test_random_steppers_draw_from_the_law(name):
     case = RANDOM[name]
-    report = gm.check_sampler(steps(case.stepper), schedules.VarianceExploding(0.05, 10.0), num_steps=(8, case.num_steps))
+    report = gm.check_sampler(steps(case.stepper), denoising.VarianceExploding(0.05, 10.0), num_steps=(8, case.num_steps))
     assert not report.errors
     check(report)
 
@@ -67,10 +68,10 @@ def test_random_steppers_on_every_schedule(name, schedule):
 
 
 GRIDS = {
-    "uniform": samplers.Uniform(12),
-    "quadratic": samplers.Quadratic(12),
-    "uniform_log_snr": samplers.UniformLogSNR(12),
-    "edm": samplers.EDMGrid(12),
+    "uniform": denoising.UniformGrid(12),
+    "quadratic": denoising.QuadraticGrid(12),
+    "uniform_log_snr": denoising.LogSNRGrid(12),
+    "edm": denoising.EDMGrid(12),
 }
 
 
@@ -85,27 +86,27 @@ def test_grids_fall_from_end_to_end(grid, schedule):
 
 
 def test_grids_are_those_of_the_papers():
-    edm = samplers.EDMGrid(18).times(schedules.EDM())
+    edm = denoising.EDMGrid(18).times(denoising.EDM())
     i = np.arange(19) / 18
     wanted = (80.0 ** (1 / 7) + i * (0.002 ** (1 / 7) - 80.0 ** (1 / 7))) ** 7
-    np.testing.assert_allclose(schedules.EDM().sigma(jnp.asarray(edm)), wanted, rtol=1e-4)
-    schedule = schedules.VariancePreserving()
-    log_snr = np.asarray(schedule.log_snr(jnp.asarray(samplers.UniformLogSNR(10).times(schedule))))
+    np.testing.assert_allclose(denoising.EDM().sigma(jnp.asarray(edm)), wanted, rtol=1e-4)
+    schedule = denoising.VariancePreserving()
+    log_snr = np.asarray(schedule.log_snr(jnp.asarray(denoising.LogSNRGrid(10).times(schedule))))
     np.testing.assert_allclose(np.diff(log_snr), (log_snr[-1] - log_snr[0]) / 10, rtol=1e-3)
-    roots = np.sqrt(samplers.Quadratic(10).times(schedule))
+    roots = np.sqrt(denoising.QuadraticGrid(10).times(schedule))
     np.testing.assert_allclose(np.diff(roots), (roots[-1] - roots[0]) / 10, rtol=1e-4)
 
 
 def test_reverse_sde_has_the_right_law_at_every_time():
     """On the way, not only at the end: the moments of the states of Euler-Maruyama and of ancestral sampling at each time."""
-    schedule = schedules.VarianceExploding(0.05, 10.0)
+    schedule = denoising.VarianceExploding(0.05, 10.0)
     num = 2_000
-    start = samplers.UniformLogSNR(1).times(schedule)[0]
+    start = denoising.LogSNRGrid(1).times(schedule)[0]
     z = jax.random.normal(jax.random.key(1), (num, 2))
     covariance = COVARIANCE + float(schedule.sigma(jnp.asarray(start))) ** 2 * np.eye(2)
     x = MEAN.astype(np.float32)[None] + z @ jnp.asarray(np.linalg.cholesky(covariance).T, jnp.float32)
     denoiser = denoisers.gaussian(schedule, MEAN, COVARIANCE)
-    for stepper in (samplers.EulerMaruyama(), samplers.Ancestral()):
+    for stepper in (denoising.EulerMaruyama(), denoising.Ancestral()):
         sampler = steps(stepper)(200)
         keys = jax.random.split(jax.random.key(0), num)
         run = jax.jit(jax.vmap(lambda key, x: sampler.trajectory(key, denoiser, schedule, x)[1]))  # noqa: B023
@@ -127,8 +128,8 @@ def test_reverse_sde_has_the_right_law_at_every_time():
     ids=["adaptive", "fixed"],
 )
 def test_probability_flow_is_the_flow_map(integrator, x64):
-    sampler = samplers.ReverseODE(integrator)
-    report = gm.check_sampler(lambda n: sampler, schedules.VariancePreserving(), num_steps=(1, 2), num_draws=256)
+    sampler = denoising.ReverseODE(integrator)
+    report = gm.check_sampler(lambda n: sampler, denoising.VariancePreserving(), num_steps=(1, 2), num_draws=256)
     assert report.errors[1] < 1e-5
 
 
@@ -137,18 +138,18 @@ def test_probability_flow_is_the_flow_map(integrator, x64):
     "solver", [diffrax.Euler(), pytest.param(diffrax.SEA(), marks=pytest.mark.slow)], ids=lambda s: type(s).__name__
 )
 def test_reverse_sde_by_diffrax(solver):
-    schedule = schedules.VarianceExploding(0.05, 10.0)
-    report = gm.check_sampler(lambda n: samplers.ReverseSDE(SDESteps(n, solver)), schedule, num_steps=(4, 128), num_draws=1_000)
+    schedule = denoising.VarianceExploding(0.05, 10.0)
+    report = gm.check_sampler(lambda n: denoising.ReverseSDE(SDESteps(n, solver)), schedule, num_steps=(4, 128), num_draws=1_000)
     assert not report.errors
     check(report)
 
 
 def test_from_an_event_noised_in_part():
     """SDEdit: x_t of a point, drawn anew from t = 0.4, has the law of x_0 given x_t; of a Gaussian, in closed form."""
-    schedule, t, num = schedules.Cosine(6.0, -6.0), 0.4, 4_000
+    schedule, t, num = denoising.Cosine(6.0, -6.0), 0.4, 4_000
     alpha, sigma = (float(f(jnp.asarray(t))) for f in (schedule.alpha, schedule.sigma))
     denoiser = denoisers.gaussian(schedule, np.zeros(1), 1.0)
-    sampler = samplers.Steps(samplers.Ancestral(), samplers.Times(tuple(np.linspace(t, 0.0, 101).tolist())))
+    sampler = denoising.Steps(denoising.Ancestral(), denoising.CustomGrid(tuple(np.linspace(t, 0.0, 101).tolist())))
     x = jax.jit(jax.vmap(lambda key: sampler(key, denoiser, schedule, jnp.array([1.5]))))(jax.random.split(KEY, num))
     mean, std = alpha / (alpha**2 + sigma**2) * 1.5, sigma / np.hypot(alpha, sigma)
     assert abs(float(x.mean()) - mean) < NUM_SEM * std / np.sqrt(num)
@@ -159,36 +160,36 @@ def test_from_an_event_noised_in_part():
 @pytest.mark.parametrize(
     "sampler",
     [
-        samplers.Steps(samplers.Heun(0.1), samplers.UniformLogSNR(4)),
-        samplers.Steps(samplers.PredictorCorrector(), samplers.UniformLogSNR(4)),
-        samplers.ReverseODE(FixedSteps(4)),
-        samplers.ReverseSDE(SDESteps(4)),
+        denoising.Steps(denoising.Heun(0.1), denoising.LogSNRGrid(4)),
+        denoising.Steps(denoising.PredictorCorrector(), denoising.LogSNRGrid(4)),
+        denoising.ReverseODE(FixedSteps(4)),
+        denoising.ReverseSDE(SDESteps(4)),
     ],
     ids=["heun", "corrected", "ode", "sde"],
 )
 def test_draws_have_the_dtype_of_their_start(sampler, dtype, x64):
     """With float64 switched on, and in half precision, which cannot hold the signal-to-noise ratios."""
-    schedule = schedules.VariancePreserving()
+    schedule = denoising.VariancePreserving()
     x = sampler(KEY, denoisers.gaussian(schedule, MEAN, COVARIANCE), schedule, jnp.array([1.0, -1.0], dtype))
     assert x.dtype == dtype and jnp.isfinite(x).all()
 
 
 def test_churn_keeps_to_its_range():
     """No noise where the range is left out: Heun's own map; and elsewhere the draws differ."""
-    schedule, x = schedules.EDM(0.01, 10.0), jnp.array([3.0, -4.0])
+    schedule, x = denoising.EDM(0.01, 10.0), jnp.array([3.0, -4.0])
     denoiser = denoisers.gaussian(schedule, MEAN, COVARIANCE)
 
     def draw(**options):
-        return samplers.Steps(samplers.Heun(**options), samplers.EDMGrid(8))(KEY, denoiser, schedule, x)
+        return denoising.Steps(denoising.Heun(**options), denoising.EDMGrid(8))(KEY, denoiser, schedule, x)
 
     np.testing.assert_allclose(draw(churn=0.3, churn_range=(20.0, 30.0)), draw(), rtol=1e-5)
     assert float(jnp.abs(draw(churn=0.3, churn_range=(0.05, 5.0)) - draw()).max()) > 1e-2
 
 
-@pytest.mark.parametrize("sampler", [samplers.ReverseODE(), samplers.Steps(samplers.DDIM(), samplers.UniformLogSNR(64))])
+@pytest.mark.parametrize("sampler", [denoising.ReverseODE(), denoising.Steps(denoising.DDIM(), denoising.LogSNRGrid(64))])
 def test_gradients_go_through_samplers(sampler):
     """Of N(m, 1) in m, by a finite difference."""
-    schedule, key, x = schedules.VarianceExploding(0.05, 10.0), jax.random.key(0), jnp.array([3.0, -4.0])
+    schedule, key, x = denoising.VarianceExploding(0.05, 10.0), jax.random.key(0), jnp.array([3.0, -4.0])
 
     def end(shift):
         denoiser = denoisers.gaussian(schedule, np.zeros(2), 1.0)
@@ -201,10 +202,10 @@ def test_gradients_go_through_samplers(sampler):
 @pytest.mark.parametrize(
     ("call", "match"),
     [
-        (lambda: samplers.Uniform(4).times(schedules.Straight(times=(0.0, 1.0))), None),
-        (lambda: samplers.EDMGrid(4).times(schedules.Straight(times=(0.0, 1.0))), "has no 4 falling times on Straight"),
+        (lambda: denoising.UniformGrid(4).times(denoising.Straight(times=(0.0, 1.0))), None),
+        (lambda: denoising.EDMGrid(4).times(denoising.Straight(times=(0.0, 1.0))), "has no 4 falling times on Straight"),
         (
-            lambda: samplers.Steps()(jax.random.key(0), lambda x, t: x[:1], schedules.EDM(), jnp.zeros(2)),
+            lambda: denoising.Steps()(jax.random.key(0), lambda x, t: x[:1], denoising.EDM(), jnp.zeros(2)),
             r"the denoiser must return the shape of its input, \(2,\), got \(1,\)",
         ),
     ],
@@ -218,9 +219,9 @@ def test_what_does_not_fit_is_refused(call, match):
 
 
 def test_denoised_ends():
-    schedule = schedules.VarianceExploding(0.5, 10.0)  # so much noise that its removal shows
+    schedule = denoising.VarianceExploding(0.5, 10.0)  # so much noise that its removal shows
     report = gm.check_sampler(
-        lambda n: samplers.Steps(samplers.Heun(), samplers.UniformLogSNR(n)), schedule, num_steps=(32, 64), denoised=True
+        lambda n: denoising.Steps(denoising.Heun(), denoising.LogSNRGrid(n)), schedule, num_steps=(32, 64), denoised=True
     )
     assert abs(report.order - 2) < 0.2
     check(report._replace(weight_error=0.0))  # the mixture's modes are blurred into each other
@@ -228,30 +229,36 @@ def test_denoised_ends():
 
 def test_a_wrong_sampler_is_found():
     """The kit sees a missing factor, too few steps, and a start from the wrong law is seen by the covariance."""
-    broken = dataclasses.replace(samplers.Steps(samplers.DDIM(1.0), samplers.UniformLogSNR(64), denoise=False))
-    schedule = schedules.VarianceExploding(0.05, 10.0)
+    broken = dataclasses.replace(denoising.Steps(denoising.DDIM(1.0), denoising.LogSNRGrid(64), denoise=False))
+    schedule = denoising.VarianceExploding(0.05, 10.0)
     report = gm.check_sampler(lambda n: lambda key, d, s, x: broken(key, d, s, 0.0 * x), schedule, num_steps=(8, 64))
     assert report.bias_nats > NUM_SEM * report.bias_sem and report.covariance_error > NUM_SEM
-    few = gm.check_sampler(steps(samplers.EulerMaruyama()), schedule, num_steps=(4, 8))
+    few = gm.check_sampler(steps(denoising.EulerMaruyama()), schedule, num_steps=(4, 8))
     assert few.covariance_error > NUM_SEM
     with pytest.raises(ValueError, match="num_steps must hold at least two"):
-        gm.check_sampler(steps(samplers.DDIM()), schedule, num_steps=(8,))
+        gm.check_sampler(steps(denoising.DDIM()), schedule, num_steps=(8,))
 
 
 def test_a_step_to_no_noise_is_the_denoised_mean():
     """sigma = 0 at the end of a grid: nothing is divided by it."""
     schedule, denoiser = (
-        schedules.VariancePreserving(times=(0.0, 1.0)),
-        denoisers.gaussian(schedules.VariancePreserving(), MEAN, 1.0),
+        denoising.VariancePreserving(times=(0.0, 1.0)),
+        denoisers.gaussian(denoising.VariancePreserving(), MEAN, 1.0),
     )
-    grid = samplers.Times((1.0, 0.5, 0.1, 0.0))
-    for stepper in (samplers.DDIM(), samplers.DDIM(0.5), samplers.Ancestral(), samplers.Heun(), samplers.DPMSolverPlusPlus()):
-        sampler = samplers.Steps(stepper, grid, denoise=False)
-        before = dataclasses.replace(sampler, grid=samplers.Times((1.0, 0.5, 0.1)))
+    grid = denoising.CustomGrid((1.0, 0.5, 0.1, 0.0))
+    for stepper in (
+        denoising.DDIM(),
+        denoising.DDIM(0.5),
+        denoising.Ancestral(),
+        denoising.Heun(),
+        denoising.DPMSolverPlusPlus(),
+    ):
+        sampler = denoising.Steps(stepper, grid, denoise=False)
+        before = dataclasses.replace(sampler, grid=denoising.CustomGrid((1.0, 0.5, 0.1)))
         key, x = jax.random.key(0), jnp.ones(2)
         _, states = sampler.trajectory(key, denoiser, schedule, x)
         assert jnp.isfinite(states).all()
-        if stepper in (samplers.DDIM(), samplers.Ancestral()):
+        if stepper in (denoising.DDIM(), denoising.Ancestral()):
             wanted = denoiser(states[-2], jnp.asarray(0.1))
             np.testing.assert_allclose(states[-1], wanted, rtol=1e-4, atol=1e-5)
         assert before.num_evaluations == 2 * stepper.num_evaluations
@@ -259,37 +266,23 @@ def test_a_step_to_no_noise_is_the_denoised_mean():
 
 def test_one_compiled_scan():
     """The program does not grow with the number of steps, and an equal sampler of an equal model does not compile again."""
-    schedule, denoiser = schedules.VariancePreserving(), denoisers.gaussian(schedules.VariancePreserving(), MEAN, 1.0)
+    schedule, denoiser = denoising.VariancePreserving(), denoisers.gaussian(denoising.VariancePreserving(), MEAN, 1.0)
 
     def size(num):
-        sampler = samplers.Steps(samplers.DDIM(0.5), samplers.UniformLogSNR(num))
+        sampler = denoising.Steps(denoising.DDIM(0.5), denoising.LogSNRGrid(num))
         jaxpr = jax.make_jaxpr(lambda key, x: sampler(key, denoiser, schedule, x))(jax.random.key(0), jnp.ones(2))
         return len(str(jaxpr).splitlines())
 
     assert size(10) == size(100)
-    assert samplers.Steps(samplers.DDIM(0.5)) == samplers.Steps(samplers.DDIM(0.5))  # what jit takes for its key
-    assert hash(samplers.Steps(samplers.DDIM(0.5))) == hash(samplers.Steps(samplers.DDIM(0.5)))
-
-
-def test_langevin_has_its_stationary_law():
-    """x + e score + sqrt(2 e) z on N(0, 1): variance 1 / (1 - e / 2)."""
-    e, num = 0.5, 20_000
-    x = samplers.langevin(jax.random.key(0), lambda x: -x, jnp.zeros(num), step_size=e, num_steps=40)
-    wanted = 1 / (1 - e / 2)
-    assert abs(float(x.var()) / wanted - 1) < NUM_SEM * np.sqrt(2 / num) and abs(float(x.mean())) < NUM_SEM * np.sqrt(
-        wanted / num
-    )
-    path = samplers.langevin(jax.random.key(0), lambda x: -x, jnp.zeros(num), step_size=e, num_steps=40, trajectory=True)
-    np.testing.assert_array_equal(path[-1], x)
-    with pytest.raises(ValueError, match="num_steps must be an integer >= 1, got 0"):
-        samplers.langevin(jax.random.key(0), lambda x: -x, jnp.zeros(2), step_size=e, num_steps=0)
+    assert denoising.Steps(denoising.DDIM(0.5)) == denoising.Steps(denoising.DDIM(0.5))  # what jit takes for its key
+    assert hash(denoising.Steps(denoising.DDIM(0.5))) == hash(denoising.Steps(denoising.DDIM(0.5)))
 
 
 def test_the_other_convention_of_langevin():
     """NCSN's x + a/2 score + sqrt(a) z, a = step_size sigma^2, on N(0, v): variance v / (1 - a / (4 v)); not that of e = a."""
-    schedule, size, num = schedules.VarianceExploding(0.5, 2.0), 1.6, 20_000
+    schedule, size, num = denoising.VarianceExploding(0.5, 2.0), 1.6, 20_000
     denoiser = denoisers.gaussian(schedule, np.zeros(num), 0.25)  # one event of independent coordinates
-    sampler = samplers.Steps(samplers.AnnealedLangevin(size, 40), samplers.Times((1.0, 0.5)), denoise=False)
+    sampler = denoising.Steps(denoising.AnnealedLangevin(size, 40), denoising.CustomGrid((1.0, 0.5)), denoise=False)
     x = sampler(KEY, denoiser, schedule, jnp.zeros(num))
     level = float(schedule.sigma(jnp.asarray(0.5))) ** 2
     v, a = level + 0.25, size * level
@@ -304,7 +297,7 @@ def test_annealed_langevin_finds_both_modes_with_their_weights():
     """Where plain Langevin stays in the mode in which it starts: the weights of the modes (Song & Ermon 2019, fig. 3)."""
     weights, means, variances = np.array([0.2, 0.8]), np.array([[-5.0], [5.0]]), np.array([1.0, 1.0])
     sigmas = np.geomspace(20.0, 0.3, 20)
-    schedule = schedules.VarianceExploding(0.3, 20.0)
+    schedule = denoising.VarianceExploding(0.3, 20.0)
     denoiser = denoisers.gaussian_mixture(schedule, weights, means, variances)
     score = denoisers.score_fn(denoiser, schedule)
 
@@ -319,7 +312,7 @@ def test_annealed_langevin_finds_both_modes_with_their_weights():
     share = float((annealed > 0).mean())
     assert abs(share - 0.8) < NUM_SEM * np.sqrt(0.16 / num) + 0.02  # the levels are left before they have mixed
     plain = jax.jit(
-        jax.vmap(lambda key, x: samplers.langevin(key, lambda x: score_at(x, 0.3), x, step_size=0.02, num_steps=800))
+        jax.vmap(lambda key, x: samplers.langevin_chain(key, lambda x: score_at(x, 0.3), x, step_size=0.02, num_steps=800))
     )(keys, start)
     assert abs(float((plain > 0).mean()) - 0.5) < 0.05
     for bad in ([1.0, 2.0], [1.0, 0.0], 1.0):
@@ -330,38 +323,43 @@ def test_annealed_langevin_finds_both_modes_with_their_weights():
 @pytest.mark.parametrize(
     ("make", "error", "match"),
     [
-        (lambda: samplers.Times((0.1, 0.5)), ValueError, r"values must fall from noise to data, got \(0.1, 0.5\)"),
-        (lambda: samplers.Times((1.0, 0.5, 0.5)), ValueError, "values must fall"),
-        (lambda: samplers.Times((1.5, 0.5)), ValueError, r"values must lie in \[0, 1\]"),
-        (lambda: samplers.Times((1.0,)), ValueError, "at least two times"),
-        (lambda: samplers.Uniform(0), ValueError, "num_steps must be an integer >= 1, got 0"),
-        (lambda: samplers.EDMGrid(4, rho=0.0), ValueError, "rho must be > 0"),
-        (lambda: samplers.DDIM(1.5), ValueError, r"eta must be in \[0, 1\], got 1.5"),
-        (lambda: samplers.Ancestral("large"), ValueError, "variance must be 'posterior' or 'forward', got 'large'"),
-        (lambda: samplers.Heun(churn=0.5), ValueError, "churn must be in"),
-        (lambda: samplers.Heun(churn=0.1, churn_range=(2.0, 1.0)), ValueError, "churn_range must be .low, high."),
-        (lambda: samplers.ReverseODE("heun"), TypeError, "integrator must be a Integrator, got 'heun'"),
-        (lambda: samplers.ReverseSDE(50), TypeError, "steps must be a SDESteps, got 50"),
+        (lambda: denoising.CustomGrid((0.1, 0.5)), ValueError, r"values must fall from noise to data, got \(0.1, 0.5\)"),
+        (lambda: denoising.CustomGrid((1.0, 0.5, 0.5)), ValueError, "values must fall"),
+        (lambda: denoising.CustomGrid((1.5, 0.5)), ValueError, r"values must lie in \[0, 1\]"),
+        (lambda: denoising.CustomGrid((1.0,)), ValueError, "at least two times"),
+        (lambda: denoising.UniformGrid(0), ValueError, "num_steps must be an integer >= 1, got 0"),
+        (lambda: denoising.EDMGrid(4, rho=0.0), ValueError, "rho must be > 0"),
+        (lambda: denoising.DDIM(1.5), ValueError, r"eta must be in \[0, 1\], got 1.5"),
+        (lambda: denoising.Ancestral("large"), ValueError, "variance must be 'posterior' or 'forward', got 'large'"),
+        (lambda: denoising.Heun(churn=0.5), ValueError, "churn must be in"),
+        (lambda: denoising.Heun(churn=0.1, churn_range=(2.0, 1.0)), ValueError, "churn_range must be .low, high."),
+        (lambda: denoising.ReverseODE("heun"), TypeError, "integrator must be a Integrator, got 'heun'"),
+        (lambda: denoising.ReverseSDE(50), TypeError, "steps must be a SDESteps, got 50"),
         (
-            lambda: samplers.Steps()(KEY, lambda x, t: x, schedules.Cosine(), jnp.zeros(2, int)),
+            lambda: denoising.Steps()(KEY, lambda x, t: x, denoising.Cosine(), jnp.zeros(2, int)),
             TypeError,
             "x must be floating point, got int",
         ),
         (
-            lambda: samplers.Steps(samplers.DPMSolverPlusPlus())(KEY, lambda x, t: x[:1], schedules.Cosine(), jnp.zeros(2)),
+            lambda: denoising.Steps(denoising.DPMSolverPlusPlus())(KEY, lambda x, t: x[:1], denoising.Cosine(), jnp.zeros(2)),
             ValueError,
             r"the denoiser must return the shape of its input, \(2,\), got \(1,\)",
         ),
         (
-            lambda: samplers.langevin(KEY, lambda x: x[:1], jnp.zeros(2), step_size=0.1, num_steps=2),
+            lambda: samplers.langevin_chain(KEY, lambda x: x[:1], jnp.zeros(2), step_size=0.1, num_steps=2),
             ValueError,
-            r"score_fn must return the shape of its input, \(2,\), got \(1,\)",
+            r"score_fn must return arrays like those of the position, float32\[2\], got float32\[1\]",
         ),
-        (lambda: samplers.PredictorCorrector(snr=0.0), ValueError, "snr must be > 0"),
-        (lambda: samplers.PredictorCorrector("euler"), TypeError, "predictor must be a Stepper"),
-        (lambda: samplers.AnnealedLangevin(4.0), ValueError, r"step_size must be in \(0, 4\)"),
-        (lambda: samplers.Steps("ddim"), TypeError, "stepper must be a Stepper, got 'ddim'"),
-        (lambda: samplers.Steps(grid=50), TypeError, "grid must be a Grid, got 50"),
+        (
+            lambda: samplers.langevin_chain(KEY, lambda x: -x, jnp.zeros(2), step_size=0.1, num_steps=0),
+            ValueError,
+            "num_steps must be an integer >= 1, got 0",
+        ),
+        (lambda: denoising.PredictorCorrector(snr=0.0), ValueError, "snr must be > 0"),
+        (lambda: denoising.PredictorCorrector("euler"), TypeError, "predictor must be a Stepper"),
+        (lambda: denoising.AnnealedLangevin(4.0), ValueError, r"step_size must be in \(0, 4\)"),
+        (lambda: denoising.Steps("ddim"), TypeError, "stepper must be a Stepper, got 'ddim'"),
+        (lambda: denoising.Steps(grid=50), TypeError, "grid must be a Grid, got 50"),
         (lambda: SDESteps(0), ValueError, "num_steps must be an integer >= 1"),
         (lambda: SDESteps(4, "euler"), TypeError, "solver must be a Diffrax solver"),
     ],

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from registry import SCHEDULES
 
-from genmod import samplers, schedules as sch
-from genmod.schedules import KINDS, convert, noise_error, target_of
+from genmod import denoising
+from genmod.denoising.schedules import KINDS, convert, noise_error, target_of
 
 pytestmark = pytest.mark.usefixtures("quick_compile", "x64")
 every = pytest.mark.parametrize("schedule", SCHEDULES.values(), ids=SCHEDULES)
@@ -88,14 +88,14 @@ def test_conversions(schedule, source):
 
 
 def test_kinds_are_those_of_the_papers():
-    schedule, t = sch.Cosine(), jnp.asarray(0.3)
+    schedule, t = denoising.Cosine(), jnp.asarray(0.3)
     x0, eps = jnp.array([1.0, -2.0]), jnp.array([0.5, 0.1])
     alpha, sigma = schedule.alpha(t), schedule.sigma(t)
     x = alpha * x0 + sigma * eps
     np.testing.assert_allclose(target_of(schedule, t, x0, eps, "score"), -(x - alpha * x0) / sigma**2)
     np.testing.assert_allclose(target_of(schedule, t, x0, eps, "v"), alpha * eps - sigma * x0)
     # EDM, d = 0.5: D = c_skip x + c_out F, in units where alpha = 1.
-    edm, d = sch.EDM(), 0.5
+    edm, d = denoising.EDM(), 0.5
     t = jnp.asarray(0.4)
     s = edm.sigma(t)
     value = target_of(edm, t, x0, eps, "edm", data_scale=d)
@@ -105,23 +105,23 @@ def test_kinds_are_those_of_the_papers():
 
 def test_variance_preserving_and_exploding_are_those_of_the_sde():
     t = jnp.linspace(0.01, 1.0, 7)
-    vp = sch.VariancePreserving(0.2, 10.0)
+    vp = denoising.VariancePreserving(0.2, 10.0)
     beta = 0.2 + 9.8 * t
     np.testing.assert_allclose(vp.drift(t), -beta / 2, rtol=1e-12)
     np.testing.assert_allclose(vp.diffusion(t) ** 2, beta, rtol=1e-9)
     np.testing.assert_allclose(vp.alpha(t) ** 2 + vp.sigma(t) ** 2, 1.0, rtol=1e-12)
-    ve = sch.VarianceExploding(0.01, 50.0)
+    ve = denoising.VarianceExploding(0.01, 50.0)
     np.testing.assert_array_equal(ve.drift(t), 0.0)
     np.testing.assert_allclose(ve.diffusion(t), ve.sigma(t) * np.sqrt(2 * np.log(5_000)), rtol=1e-9)
     assert float(ve.sigma(jnp.asarray(1.0))) == pytest.approx(50.0) and ve.prior((2,)).scale == 50.0
-    sub = sch.SubVariancePreserving(0.2, 10.0)
+    sub = denoising.SubVariancePreserving(0.2, 10.0)
     discount = 1 - np.exp(-2 * (0.2 * t + 4.9 * t**2))  # g^2 = beta (1 - e^-2B), eq. 29
     np.testing.assert_allclose(sub.diffusion(t) ** 2, beta * discount, rtol=1e-9)
     assert (sub.sigma(t) < vp.sigma(t)).all()
 
 
 def test_discrete_chains():
-    schedule = sch.LinearBetas()
+    schedule = denoising.LinearBetas()
     betas = np.linspace(1e-4, 0.02, 1_000)
     t = jnp.arange(1, 1_001) / 1_000
     np.testing.assert_allclose(schedule.alpha(t) ** 2, np.cumprod(1 - betas), rtol=1e-9)
@@ -131,14 +131,14 @@ def test_discrete_chains():
     assert schedule.times == (1e-3, 1.0)
     # The continuous limit, to first order in 1 / T.
     for num, bound in ((1_000, 2e-2), (10_000, 2e-3)):
-        chain = sch.LinearBetas(num, 0.1 / num, 20.0 / num)
+        chain = denoising.LinearBetas(num, 0.1 / num, 20.0 / num)
         error = jnp.abs(chain.log_snr(t) - chain.continuous_limit().log_snr(t))[9:].max()
-        assert chain.continuous_limit() == sch.VariancePreserving(0.1, 20.0) and error < 10 * bound
+        assert chain.continuous_limit() == denoising.VariancePreserving(0.1, 20.0) and error < 10 * bound
     # Between the steps beta is continuous, and near the chain's own: an adaptive solver sees no corner.
     edge = t[1:-1] - 1e-9, t[1:-1] + 1e-9
     np.testing.assert_allclose(schedule.drift(edge[0]), schedule.drift(edge[1]), rtol=1e-4)
     np.testing.assert_allclose(-2 * schedule.drift(t[:-1]) / 1_000, -np.log1p(-betas[:-1]), rtol=0.2, atol=1e-5)
-    cosine = sch.CosineBetas(1_000)
+    cosine = denoising.CosineBetas(1_000)
     assert cosine.betas().max() == 0.999
     angle = 0.5 * np.pi * (0.5 + 0.008) / 1.008
     wanted = np.cos(angle) ** 2 / np.cos(0.5 * np.pi * 0.008 / 1.008) ** 2
@@ -163,15 +163,15 @@ def test_time_has_the_derivative_of_the_inverse(schedule):
 
 def test_steep_and_short_schedules_are_schedules():
     """Whose alpha is too small for float32, or whose ratio hardly falls."""
-    assert samplers.Uniform(5).times(sch.VariancePreserving(0.1, 400.0)).shape == (6,)
-    assert samplers.Uniform(5).times(sch.Straight(times=(0.5, 0.50005))).shape == (6,)
+    assert denoising.UniformGrid(5).times(denoising.VariancePreserving(0.1, 400.0)).shape == (6,)
+    assert denoising.UniformGrid(5).times(denoising.Straight(times=(0.5, 0.50005))).shape == (6,)
 
 
 def test_custom_starts_from_its_own_noise():
     """A variance exploding schedule of one's own must not start from N(0, 1)."""
     with pytest.raises(ValueError, match=r"prior_scale=1.0 is not that of the noise at t = 1.0, sigma = 80"):
-        sch.Custom(jnp.ones_like, wide)
-    schedule = sch.Custom(jnp.ones_like, wide, prior_scale=80.0)
+        denoising.CustomSchedule(jnp.ones_like, wide)
+    schedule = denoising.CustomSchedule(jnp.ones_like, wide, prior_scale=80.0)
     assert schedule.prior((2,)).scale == 80.0
     with pytest.raises(ValueError, match="prior_scale=80.0 is not that of the noise"):
         dataclasses.replace(schedule, times=(0.0, 0.2))
@@ -181,16 +181,18 @@ def wide(t):
     return 0.01 + 79.99 * t
 
 
-class Uneven(sch.Discrete):
+@dataclasses.dataclass(frozen=True)
+class Uneven(denoising.Discrete):
     """Half as many betas as steps."""
 
-    num_steps = 10
+    num_steps: int = 10
 
     def betas(self):
         return np.full(5, 0.1)
 
 
-class Rising(sch.Schedule):
+@dataclasses.dataclass(frozen=True)
+class Rising(denoising.Schedule):
     """More signal as time goes on."""
 
     def alpha(self, t):
@@ -211,27 +213,33 @@ def rising(t):
 @pytest.mark.parametrize(
     ("make", "match"),
     [
-        (lambda: sch.VariancePreserving(0.0), "wants 0 < beta_min <= beta_max, got 0.0, 20.0"),
-        (lambda: sch.SubVariancePreserving(2.0, 1.0), "wants 0 < beta_min <= beta_max"),
-        (lambda: sch.VarianceExploding(1.0, 1.0), "wants 0 < sigma_min < sigma_max, got 1.0, 1.0: the noise must grow with t"),
-        (lambda: sch.EDM(sigma_min=-1.0), "wants 0 < sigma_min < sigma_max"),
-        (lambda: sch.EDM(rho=0.0), "rho must be > 0"),
-        (lambda: sch.Cosine(-3.0, 3.0), "wants log_snr_min < log_snr_max, got 3.0, -3.0: the noise must grow"),
-        (lambda: sch.VariancePreserving(times=(0.5, 0.1)), "times must be .low, high. with 0 <= low < high <= 1, got"),
-        (lambda: sch.LinearBetas(0), "num_steps must be an integer >= 1, got 0"),
-        (lambda: dataclasses.dataclass(frozen=True)(Uneven)(), r"betas\(\) must return num_steps=10 numbers, got \(5,\)"),
-        (lambda: samplers.Uniform(4).times(Rising()), "the signal-to-noise ratio must fall with t"),
-        (lambda: sch.VariancePreserving(0.1, np.inf), "wants 0 < beta_min <= beta_max"),
-        (lambda: sch.Custom(falling, rising, prior_scale=-1.0), "prior_scale must be > 0"),
-        (lambda: sch.LinearBetas(1), "num_steps must be at least 2, got 1"),
-        (lambda: sch.LinearBetas(10, 0.1, 1.5), r"the betas must lie in \(0, 1\), got 0.1 to 1.5"),
-        (lambda: sch.Custom(rising, falling), "the signal-to-noise ratio must fall with t; it does not at t = 0.0"),
-        (lambda: sch.Custom(falling, lambda t: t - 0.5), "alpha and sigma must be positive and finite inside times"),
+        (lambda: denoising.VariancePreserving(0.0), "wants 0 < beta_min <= beta_max, got 0.0, 20.0"),
+        (lambda: denoising.SubVariancePreserving(2.0, 1.0), "wants 0 < beta_min <= beta_max"),
         (
-            lambda: convert(sch.Cosine(), jnp.ones(()), 1.0, 1.0, "noise", "x0"),
+            lambda: denoising.VarianceExploding(1.0, 1.0),
+            "wants 0 < sigma_min < sigma_max, got 1.0, 1.0: the noise must grow with t",
+        ),
+        (lambda: denoising.EDM(sigma_min=-1.0), "wants 0 < sigma_min < sigma_max"),
+        (lambda: denoising.EDM(rho=0.0), "rho must be > 0"),
+        (lambda: denoising.Cosine(-3.0, 3.0), "wants log_snr_min < log_snr_max, got 3.0, -3.0: the noise must grow"),
+        (lambda: denoising.VariancePreserving(times=(0.5, 0.1)), "times must be .low, high. with 0 <= low < high <= 1, got"),
+        (lambda: denoising.LinearBetas(0), "num_steps must be an integer >= 1, got 0"),
+        (lambda: Uneven(), r"betas\(\) must return num_steps=10 numbers, got \(5,\)"),
+        (lambda: denoising.UniformGrid(4).times(Rising()), "the signal-to-noise ratio must fall with t"),
+        (lambda: denoising.VariancePreserving(0.1, np.inf), "wants 0 < beta_min <= beta_max"),
+        (lambda: denoising.CustomSchedule(falling, rising, prior_scale=-1.0), "prior_scale must be > 0"),
+        (lambda: denoising.LinearBetas(1), "num_steps must be at least 2, got 1"),
+        (lambda: denoising.LinearBetas(10, 0.1, 1.5), r"the betas must lie in \(0, 1\), got 0.1 to 1.5"),
+        (lambda: denoising.CustomSchedule(rising, falling), "the signal-to-noise ratio must fall with t; it does not at t = 0.0"),
+        (
+            lambda: denoising.CustomSchedule(falling, lambda t: t - 0.5),
+            "alpha and sigma must be positive and finite inside times",
+        ),
+        (
+            lambda: convert(denoising.Cosine(), jnp.ones(()), 1.0, 1.0, "noise", "x0"),
             "source must be one of 'x0', 'eps', .*, got 'noise'",
         ),
-        (lambda: target_of(sch.Cosine(), jnp.ones(()), 1.0, 1.0, "epsilon"), "kind must be one of"),
+        (lambda: target_of(denoising.Cosine(), jnp.ones(()), 1.0, 1.0, "epsilon"), "kind must be one of"),
     ],
 )
 def test_bad_settings(make, match):
@@ -240,5 +248,5 @@ def test_bad_settings(make, match):
 
 
 def test_custom_schedules_are_equal_descriptions():
-    assert sch.Custom(falling, rising) == sch.Custom(falling, rising)
-    assert jax.jit(lambda s, t: s.log_snr(t), static_argnums=0)(sch.Custom(falling, rising), 0.5).shape == ()
+    assert denoising.CustomSchedule(falling, rising) == denoising.CustomSchedule(falling, rising)
+    assert jax.jit(lambda s, t: s.log_snr(t), static_argnums=0)(denoising.CustomSchedule(falling, rising), 0.5).shape == ()

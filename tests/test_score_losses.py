@@ -10,7 +10,7 @@ import pytest
 
 import genmod as gm
 from genmod import losses, samplers
-from genmod.divergence import Exact, Hutchinson
+from genmod.dynamics.divergence import Exact, Hutchinson
 
 pytestmark = pytest.mark.usefixtures("quick_compile", "x64")
 MEAN, SCALE = np.array([1.0, -0.5]), np.array([0.5, 2.0])
@@ -119,7 +119,7 @@ def test_bad_arguments():
 def test_a_score_model_learns_and_samples(method):
     """A linear network on Gaussian data: the score of the data (blurred by sigma), and Langevin's draws of it."""
     x = data(4_000)
-    model = gm.models.ScoreModel(gm.nets.Head(gm.nets.MLP(()), 2), (2,), method, sigma=0.5, step_size=0.02, num_steps=300)
+    model = gm.models.ScoreModel(gm.nets.ZeroHead(gm.nets.MLP(()), 2), (2,), method, sigma=0.5, step_size=0.02, num_steps=300)
     assert model.likelihood is gm.Likelihood.NONE
     options = {"optimizer": optax.adam(optax.cosine_decay_schedule(0.1, 600)), "num_steps": 600, "batch_size": 500}
     fit = gm.fit(model, x, key=jax.random.key(0), progress=False, **options)
@@ -151,10 +151,16 @@ def test_bad_score_models(options, match):
 
 
 def test_numbers_of_any_kind_are_positive():
-    """Arrays closed over inside `jit`, zero-dimensional NumPy, one sigma for each coordinate."""
+    """Arrays closed over inside `jit`, zero-dimensional NumPy, one sigma for each coordinate (but one step size for a chain)."""
     x, key = jnp.zeros((4, 2)), jax.random.key(0)
+
+    def draw(x, size):
+        return samplers.langevin_chain(key, lambda x: -x, x, step_size=size, num_steps=2)
+
     for sigma in (jnp.asarray(0.1), np.asarray(0.1), np.float32(0.1), jnp.full((2,), 0.1)):
         loss = jax.jit(lambda x, s=sigma: losses.denoising_score_matching(lambda x: -x, x, key, sigma=jnp.atleast_2d(s))[0])(x)
         assert jnp.isfinite(loss)
-        draws = jax.jit(lambda x, s=sigma: samplers.langevin(key, lambda x: -x, x, step_size=s, num_steps=2))(x[0])
-        assert jnp.isfinite(draws).all()
+        if np.ndim(sigma) == 0:
+            assert jnp.isfinite(jax.jit(lambda x, s=sigma: draw(x, s))(x[0])).all()
+    with pytest.raises(ValueError, match=r"step_size must be one number, got shape \(2,\)"):
+        draw(x[0], jnp.full((2,), 0.1))

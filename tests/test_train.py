@@ -1,6 +1,5 @@
 """`fit` against trajectories worked by hand, and its promises: resumable bit for bit, compiled once, loud when it fails."""
 
-import dataclasses
 import json
 import os
 import signal
@@ -17,9 +16,7 @@ import optax
 import pytest
 
 import genmod as gm
-from genmod import train
-from genmod.batches import Source
-from genmod.checkpoint import Checkpoints
+from genmod.training.checkpoint import Checkpoints
 
 ROOT = Path(__file__).parent.parent
 MODEL = gm.flows.affine((1,))
@@ -32,14 +29,17 @@ def fit(data=TEN, model=MODEL, key=0, **options):
     return gm.fit(model, data, key=jax.random.key(key), progress=False, **options)
 
 
-def pull(params, key, x, context):
+def pull(params, key, batch, *, step=None):
     """Gradient descent on this draws w towards the mean of the batch, in steps that are known."""
-    return (params["w"] - x.mean()) ** 2, {"seen": x.mean()}
+    return (params["w"] - batch.mean()) ** 2, {"seen": batch.mean()}
 
 
 def pulled(k):
     """w after k steps of SGD from 0 towards 10."""
     return 10 * (1 - 0.98**k)
+
+
+PULL = {"loss_fn": pull, "params": START, "optimizer": SGD}
 
 
 def assert_equal(one, other):
@@ -68,7 +68,7 @@ def test_learns_a_gaussian_to_its_closed_form():
 
 
 def test_history_best_and_patience():
-    result = fit(loss_fn=pull, params=START, optimizer=SGD, num_steps=100, validation=TWO, validate_every=2, patience=3)
+    result = fit(num_steps=100, validation=TWO, validate_every=2, patience=3, **PULL)
     # w passes 2 between steps 10 and 12 (nearer at 12); three validations later it stops.
     np.testing.assert_array_equal(result.history["step"], np.arange(2, 20, 2))
     w = pulled(np.arange(2, 20, 2))
@@ -78,22 +78,23 @@ def test_history_best_and_patience():
     np.testing.assert_allclose(result.history["seen"], 10.0)
     np.testing.assert_allclose(result.params["w"], pulled(12), rtol=1e-5)
     np.testing.assert_allclose(result.last_params["w"], pulled(18), rtol=1e-5)
-    assert int(result.state.step) == 18 and result.state.params is not None
+    assert result.step == 18 and int(result.state.count) == 18
 
 
 def test_without_validation_the_last_is_returned():
-    result = fit(loss_fn=pull, params=START, optimizer=SGD, num_steps=5, validate_every=2)
+    result = fit(num_steps=5, validate_every=2, **PULL)
     np.testing.assert_array_equal(result.history["step"], [2, 4, 5])
     assert "validation_loss" not in result.history
     assert_equal(result.params, result.last_params)
     np.testing.assert_allclose(result.params["w"], pulled(5), rtol=1e-5)
+    assert result.step == 5
 
 
 def test_best_parameters_are_those_of_the_lowest_validation_loss():
     data = gm.data.two_moons(jax.random.key(0), 600)
     model = gm.flows.real_nvp((2,), 2, hidden_sizes=(8,))
     result = fit(
-        data.train, model, optimizer=optax.adam(0.1), num_steps=60, batch_size=64, validation=data.validation, validate_every=5
+        data.train, model, optimizer=optax.adam(0.3), num_steps=30, batch_size=64, validation=data.validation, validate_every=5
     )
     losses = result.history["validation_loss"]
     assert losses[-1] > losses.min()  # so rough a rate that the last is not the best
@@ -101,107 +102,51 @@ def test_best_parameters_are_those_of_the_lowest_validation_loss():
     np.testing.assert_allclose(model.loss(result.last_params, None, data.validation)[0], losses[-1], rtol=1e-5)
 
 
-def linear(params, key, x, context):
-    return -5.0 * params["w"] + 3.0 * params["v"], {}
-
-
-def test_clipping_and_averaging_by_hand():
-    params = {"w": jnp.zeros(()), "v": jnp.zeros(())}
-    options = {"loss_fn": linear, "params": params, "optimizer": optax.sgd(0.1), "num_steps": 30, "validate_every": 10}
-    result = fit(clip_norm=1.0, ema_decay=0.9, **options)
-    np.testing.assert_allclose(result.history["grad_norm"], np.sqrt(34), rtol=1e-5)  # before clipping
-    path = 0.1 * np.arange(1, 31) * 5 / np.sqrt(34)
-    np.testing.assert_allclose(result.state.params["w"], path[-1], rtol=1e-5)
-    np.testing.assert_allclose(result.state.params["v"], -0.6 * path[-1], rtol=1e-5)
-    average = 0.0
-    for k, w in enumerate(path):
-        average += max(0.1, 1 / (k + 1)) * (w - average)
-    np.testing.assert_allclose(result.params["w"], average, rtol=1e-5)
-    np.testing.assert_allclose(result.state.ema["v"], -0.6 * average, rtol=1e-5)
-    unclipped = fit(clip_norm=100.0, **options)
-    np.testing.assert_allclose(unclipped.params["w"], 15.0, rtol=1e-5)
-
-
-def test_fixed_arrays_stay_even_under_weight_decay():
-    x = 5.0 + 2.0 * np.asarray(jax.random.normal(jax.random.key(0), (64, 2)))
-    model = gm.flows.affine((2,))
-    start = model.init(jax.random.key(0), x)
-    result = fit(x, model, params=start, optimizer=optax.adamw(0.1, weight_decay=0.5), num_steps=20, ema_decay=0.9, batch_size=32)
-
-    def split(params):
-        layers, standardize = params["bijector"]
-        return layers, standardize[gm.base.FIXED]
-
-    for params in (result.params, result.state.params):
-        assert_equal(split(params)[1], split(start)[1])
-        assert all(
-            jnp.abs(a - b).max() > 1e-3 for a, b in zip(*map(jax.tree.leaves, (split(params)[0], split(start)[0])), strict=True)
-        )
+@pytest.mark.parametrize("steps_per_dispatch", [1, 3, 100])
+def test_dispatches_do_not_change_what_is_computed(steps_per_dispatch):
+    options = {"num_steps": 25, "validate_every": 10, "validation": TWO} | PULL
+    cut, whole = fit(steps_per_dispatch=steps_per_dispatch, **options), fit(**options)
+    np.testing.assert_array_equal(cut.history["step"], [10, 20, 25])
+    assert_equal((cut.params, cut.state), (whole.params, whole.state))
+    for name in ("loss", "seen", "grad_norm"):
+        np.testing.assert_allclose(cut.history[name], whole.history[name], rtol=1e-6)  # sums in other pieces
+    np.testing.assert_array_equal(cut.history["validation_loss"], whole.history["validation_loss"])
 
 
 def test_minibatches_are_drawn_without_replacement():
     x = 2.0 ** np.arange(12, dtype=np.float32)[:, None]  # a sum of these says which were in it
 
-    def watch(params, key, x, context):
-        return params["w"] ** 2, {"sum": x.sum()}
+    def watch(params, key, batch):
+        return params["w"] ** 2, {"sum": batch.sum()}
 
-    sums = fit(x, loss_fn=watch, params=START, optimizer=SGD, num_steps=12, batch_size=4, validate_every=1).history["sum"]
+    options = {"loss_fn": watch, "params": START, "optimizer": SGD, "num_steps": 12, "batch_size": 4, "validate_every": 1}
+    sums = fit(x, **options).history["sum"]
     epochs = sums.reshape(4, 3)
     np.testing.assert_array_equal(epochs.sum(1), 2.0**12 - 1)
     assert all(bin(int(s)).count("1") == 4 for s in sums)
     assert len({tuple(sorted(epoch)) for epoch in epochs}) > 1  # another order in every epoch
-    again = fit(x, loss_fn=watch, params=START, optimizer=SGD, num_steps=12, batch_size=4, validate_every=1)
-    other = fit(x, loss_fn=watch, params=START, optimizer=SGD, num_steps=12, batch_size=4, validate_every=1, key=1)
-    np.testing.assert_array_equal(again.history["sum"], sums)
-    assert (other.history["sum"] != sums).any()
+    np.testing.assert_array_equal(fit(x, **options).history["sum"], sums)
+    assert (fit(x, key=1, **options).history["sum"] != sums).any()
 
 
 CONDITIONAL = gm.flows.planar_flow((1,), 1, context_shape=(2,))
 
 
-def test_context_stays_with_its_row():
+def test_context_and_weight_stay_with_their_row():
     context = np.arange(24, dtype=np.float32).reshape(12, 2)
-    x = context.sum(1, keepdims=True)
+    rows = gm.Batch(context.sum(1, keepdims=True), context, context[:, 0] + 1)
 
-    def mismatch(params, key, x, context):
-        return params["w"] ** 2, {"mismatch": jnp.abs(x[:, 0] - context.sum(1)).max(), "spread": x.std()}
+    def mismatch(params, key, batch):
+        off = jnp.abs(batch.x[:, 0] - batch.context.sum(1)).max() + jnp.abs(batch.weight - 1 - batch.context[:, 0]).max()
+        return params["w"] ** 2, {"mismatch": off, "spread": batch.x.std()}
 
-    result = fit((x, context), CONDITIONAL, loss_fn=mismatch, params=START, num_steps=9, batch_size=4, validation=(x, context))
+    result = fit(rows, CONDITIONAL, loss_fn=mismatch, params=START, num_steps=9, batch_size=4, validation=rows)
     np.testing.assert_array_equal(result.history["mismatch"], 0.0)
     assert (result.history["spread"] > 0).all()
 
 
-def batches(start=0):
-    return (np.full((2, 1), float(i), np.float32) for i in range(start, 40))
-
-
-def test_iterator_gives_its_batches_in_order():
-    result = fit(batches(), loss_fn=pull, params=START, optimizer=SGD, num_steps=6, validate_every=2)
-    np.testing.assert_allclose(result.history["seen"], [0.5, 2.5, 4.5])
-    w = 0.0
-    for i in range(6):
-        w -= 0.02 * (w - i)
-    np.testing.assert_allclose(result.params["w"], w, rtol=1e-5)
-
-
-def test_iterator_that_ends_too_early():
-    with pytest.raises(ValueError, match="ended before num_steps"):
-        fit(batches(35), loss_fn=pull, params=START, optimizer=SGD, num_steps=10)
-
-
-def test_no_data():
-    def bowl(params, key, x, context):
-        assert x is None and context is None
-        return (params["w"] - 10.0) ** 2 + 0.0 * jax.random.normal(key), {}
-
-    result = fit(None, loss_fn=bowl, params=START, optimizer=SGD, num_steps=7)
-    np.testing.assert_allclose(result.params["w"], pulled(7), rtol=1e-5)
-    with pytest.raises(ValueError, match=r"data=None wants params"):
-        fit(None, loss_fn=bowl)
-
-
 def test_every_step_has_a_key_of_its_own():
-    def noise(params, key, x, context):
+    def noise(params, key, batch):
         return params["w"] ** 2, {"draw": jax.random.normal(key)}
 
     draws = fit(loss_fn=noise, params=START, optimizer=SGD, num_steps=50, validate_every=1).history["draw"]
@@ -209,18 +154,108 @@ def test_every_step_has_a_key_of_its_own():
     assert abs(draws.mean()) < 4.5 / np.sqrt(50)
 
 
-def test_own_step_keeps_its_state_in_extra():
-    @dataclasses.dataclass(frozen=True)
-    class Chain:
-        def init(self, params):
-            return gm.TrainState(jnp.zeros((), jnp.int32), params, (), None, jnp.zeros(()))
+def test_the_step_reaches_the_loss_and_validation_takes_the_final_objective():
+    def annealed(params, key, batch, *, step=None):
+        share = 1.0 if step is None else step / 10
+        return share * (params["w"] - batch.mean()) ** 2, {"share": jnp.asarray(share, jnp.float32)}
 
-        def __call__(self, state, key, batch):
-            chain = 0.5 * state.extra + batch[0].mean()
-            return state._replace(step=state.step + 1, extra=chain), {"loss": chain}
+    result = fit(loss_fn=annealed, params=START, optimizer=optax.sgd(0.0), num_steps=4, validation=TWO, validate_every=1)
+    np.testing.assert_allclose(result.history["share"], [0.0, 0.1, 0.2, 0.3], rtol=1e-6)
+    np.testing.assert_allclose(result.history["loss"], [0.0, 10.0, 20.0, 30.0], rtol=1e-6)
+    np.testing.assert_allclose(result.history["validation_loss"], 4.0, rtol=1e-6)
 
-    result = fit(step=Chain(), params=START, num_steps=3)
-    np.testing.assert_allclose(result.state.extra, 17.5)
+
+# --- validation --------------------------------------------------------------------------------------------------------------
+
+ROWS = np.arange(4099, dtype=np.float32)[:, None]  # a prime: no number of blocks divides it
+
+
+def distance(params, key, batch):
+    return {"distance": jnp.mean(jnp.abs(params["w"] - batch)), "rows": jnp.float32(batch.shape[0])}
+
+
+def test_blocks_of_rows_are_averaged_by_their_size():
+    found = fit(validation=ROWS, validate=distance, monitor="distance", num_steps=1, **PULL).history
+    np.testing.assert_allclose(found["validation_distance"], np.abs(pulled(1) - ROWS).mean(), rtol=1e-5)
+    assert "validation_loss" not in found
+    np.testing.assert_allclose(found["validation_rows"], (2 * 2049**2 + 1) / 4099, rtol=1e-6)  # 2049, 2049 and 1
+
+
+def test_whole_gets_all_rows_at_once():
+    found = fit(validation=ROWS, validate=gm.training.Whole(distance), monitor="distance", num_steps=1, **PULL)
+    np.testing.assert_array_equal(found.history["validation_rows"], 4099)
+
+
+def test_rows_that_weigh_nothing_do_not_count():
+    model = gm.models.Flow(gm.bijectors.TriangularAffine(), gm.densities.Normal((1,)))
+    x = np.random.default_rng(0).standard_normal((9_000, 1)).astype(np.float32)
+    weight = (np.arange(9_000) < 3_000).astype(np.float32)  # the last blocks weigh nothing at all
+    weight[::7] *= 2.5
+    x[3_000:] += 50.0
+    rows = (x[:5_000], None, weight[:5_000])
+    found = fit(rows, model, num_steps=1, validation=rows, optimizer=optax.sgd(0.0), batch_size=5_000).history
+    w = weight[:5_000].astype(np.float64)
+    nll = 0.5 * np.log(2 * np.pi) + (w * 0.5 * x[:5_000, 0].astype(np.float64) ** 2).sum() / w.sum()
+    np.testing.assert_allclose(found["validation_loss"], nll, rtol=1e-5)
+    np.testing.assert_allclose(found["loss"], nll, rtol=1e-5)
+
+
+def test_the_monitored_entry_decides_what_is_best():
+    def two(params, key, batch):
+        return {"near_two": (params["w"] - 2) ** 2, "near_four": (params["w"] - 4) ** 2}
+
+    for monitor, target in (("near_two", 2.0), ("near_four", 4.0)):
+        result = fit(validation=TWO, validate=two, monitor=monitor, validate_every=1, num_steps=60, **PULL)
+        path = pulled(np.arange(1, 61))
+        np.testing.assert_allclose(result.params["w"], path[np.abs(path - target).argmin()], rtol=1e-5)
+        assert result.last_params["w"] > 6.9
+
+
+def test_validation_without_rows():
+    result = fit(None, validate=lambda params, key, batch: {"loss": (params["w"] - 2) ** 2}, num_steps=40, validate_every=1,
+                 loss_fn=lambda params, key, batch: ((params["w"] - 10.0) ** 2, {}), params=START, optimizer=SGD)  # fmt: skip
+    np.testing.assert_allclose(result.params["w"], pulled(11), rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "match"),
+    [
+        ({"validate": distance}, ValueError, r"validate=\.\.\. wants validation"),
+        ({"validate": distance, "validation": TWO}, ValueError, r"monitor must be one of .*\['distance', 'rows'\], got 'loss'"),
+        ({"monitor": "mmd", "validation": TWO}, ValueError, "monitor='mmd' wants validate=fn"),
+        ({"validate": 3, "validation": TWO}, TypeError, "validate must be a function"),
+        ({"validate": lambda p, k, b: b.mean(), "validation": TWO}, TypeError, "validate must give its metrics as a dict"),
+        ({"validate": lambda p, k, b: {"loss": b}, "validation": TWO}, ValueError, r"'loss' of shape \(4, 1\)"),
+    ],
+)
+def test_refuses_a_validation_that_does_not_measure(options, error, match):
+    with pytest.raises(error, match=match):
+        fit(num_steps=1, **options, **PULL)
+
+
+# --- callback ----------------------------------------------------------------------------------------------------------------
+
+
+def test_callback_sees_every_row_and_the_evaluation_parameters():
+    seen = []
+    result = fit(num_steps=6, validate_every=2, validation=TWO, ema_decay=0.9, callback=lambda *args: seen.append(args), **PULL)
+    assert [step for step, _, _ in seen] == [2, 4, 6]
+    for i, (_, metrics, params) in enumerate(seen):
+        assert set(metrics) == {"loss", "grad_norm", "seen", "validation_loss"}
+        assert all(isinstance(value, float) and value == result.history[name][i] for name, value in metrics.items())
+        np.testing.assert_allclose(params["w"], pulled(np.arange(1, 2 * i + 3)).mean(), rtol=1e-5)  # the plain mean at first
+
+
+def test_an_exception_of_the_callback_comes_through_after_the_state_was_saved(tmp_path):
+    def fail(step, metrics, params):
+        if step == 4:
+            raise RuntimeError("disk full")
+
+    with pytest.raises(RuntimeError, match="disk full"):
+        fit(num_steps=8, validate_every=2, checkpoint=tmp_path, callback=fail, **PULL)
+    with Checkpoints(tmp_path) as checkpoints:
+        assert checkpoints.latest_step() == 4
+    assert_same_fit(fit(num_steps=8, validate_every=2, checkpoint=tmp_path, **PULL), fit(num_steps=8, validate_every=2, **PULL))
 
 
 # --- interrupted and resumed -------------------------------------------------------------------------------------------------
@@ -230,8 +265,8 @@ PLANE = gm.flows.real_nvp((2,), 1, hidden_sizes=(4,))
 ADAM = optax.adam(1e-2)
 
 
-def noisy(params, key, x, context):
-    return PLANE.loss(params, key, x + 0.1 * jax.random.normal(key, x.shape))
+def noisy(params, key, batch, *, step=None):
+    return PLANE.loss(params, key, batch + 0.1 * jax.random.normal(key, batch.shape))
 
 
 RUN = {
@@ -261,25 +296,20 @@ def test_resumed_by_more_steps_equals_uninterrupted(uninterrupted, tmp_path):
     log = tmp_path / "log.jsonl"
     for num_steps in (15, 25, 40):
         result = fit(X, num_steps=num_steps, checkpoint=tmp_path / "run", log=log, **RUN)
-        assert int(result.state.step) == num_steps
+        assert result.step == num_steps
     assert_same_fit(result, uninterrupted)
     rows = [json.loads(line) for line in log.read_text().splitlines()]
     assert [row["step"] for row in rows] == list(range(5, 45, 5))
     np.testing.assert_array_equal([row["loss"] for row in rows], uninterrupted.history["loss"])
 
 
-def test_interrupted_by_an_exception_equals_uninterrupted(uninterrupted, tmp_path, monkeypatch):
-    report = train.Recorder.report
-
-    def interrupt(self, state, best, rows, last):
-        report(self, state, best, rows, last)
-        if rows[-1]["step"] == 30:
+def test_interrupted_by_an_exception_equals_uninterrupted(uninterrupted, tmp_path):
+    def interrupt(step, metrics, params):
+        if step == 30:
             raise KeyboardInterrupt
 
-    with monkeypatch.context() as patch:
-        patch.setattr(train.Recorder, "report", interrupt)
-        with pytest.raises(KeyboardInterrupt):
-            fit(X, num_steps=40, checkpoint=tmp_path, checkpoint_every=10, **RUN)
+    with pytest.raises(KeyboardInterrupt):
+        fit(X, num_steps=40, checkpoint=tmp_path, checkpoint_every=10, callback=interrupt, **RUN)
     with Checkpoints(tmp_path) as checkpoints:
         assert checkpoints.latest_step() == 30
     assert_same_fit(fit(X, num_steps=40, checkpoint=tmp_path, checkpoint_every=10, **RUN), uninterrupted)
@@ -287,11 +317,29 @@ def test_interrupted_by_an_exception_equals_uninterrupted(uninterrupted, tmp_pat
     assert_same_fit(again, uninterrupted)
 
 
-def test_resumed_iterator_goes_on_where_it_was(tmp_path):
-    options = {"loss_fn": pull, "params": START, "optimizer": SGD, "validate_every": 2}
-    fit(batches(), num_steps=4, checkpoint=tmp_path, **options)
-    resumed = fit(batches(), num_steps=8, checkpoint=tmp_path, **options)
-    assert_same_fit(resumed, fit(batches(), num_steps=8, **options))
+def test_checkpoints_between_two_validations_keep_the_sums_of_the_metrics(tmp_path):
+    options = RUN | {"validate_every": 20, "steps_per_dispatch": 3, "checkpoint_every": 3, "num_steps": 40}
+    whole = fit(X, **options)
+
+    class Killed(Exception):
+        pass
+
+    rows = iter(np.tile(X, (40, 1)).reshape(-1, 32, 2)[:13])  # it ends in the middle
+
+    def endless():
+        yield from rows
+        raise Killed
+
+    streamed = {**options, "model": PLANE, "checkpoint": tmp_path}
+    with pytest.raises(Killed):
+        fit(endless(), **streamed)
+    with Checkpoints(tmp_path) as checkpoints:
+        assert checkpoints.latest_step() == 12
+    batches = np.tile(X, (40, 1))[: 40 * 32].reshape(-1, 32, 2)
+    del streamed["checkpoint"]
+    resumed = fit(iter(batches), checkpoint=tmp_path, **streamed)
+    assert_same_fit(resumed, fit(iter(batches), **streamed))
+    assert whole.history["step"].tolist() == resumed.history["step"].tolist() == [20, 40]
 
 
 KILLED = """
@@ -317,21 +365,59 @@ def test_killed_and_resumed_equals_uninterrupted(tmp_path):
     assert_same_fit(resumed, fit(X, num_steps=num_steps, **RUN))
 
 
+OTHER_START = jax.tree.map(lambda p: p + 1, PLANE.init(jax.random.key(0), X))
+
+
 @pytest.mark.parametrize(
     ("change", "match"),
     [
         ({"key": 1}, "key"),
         ({"batch_size": 16}, "batch_size is 32 there and 16 here"),
-        ({"data": X + 1}, r"data\[0\].crc32"),
+        ({"data": X + 1}, r"data\[0\].sha256"),
         ({"model": gm.flows.real_nvp((2,), 1, hidden_sizes=(5,))}, r"hidden_sizes\[0\] is 4 there and 5 here"),
+        ({"params": OTHER_START}, "params is 'made by init' there and"),
+        ({"optimizer": optax.adam(2e-2)}, r"step\.optimizer.* is -0.01 there and -0.02 here"),
+        ({"optimizer": optax.MultiSteps(ADAM, 2).gradient_transformation()}, r"step\.optimizer"),
+        ({"clip_norm": 1.0}, "step.clip_norm is None there and 1.0 here"),
+        ({"validation": X[:29]}, r"validation\[0\]"),
+        ({"validate": gm.training.FinalLoss(PLANE)}, r"validate\.fn"),
+        ({"validate_every": 10}, "validate_every is 5 there and 10 here"),
     ],
-    ids=["key", "batch_size", "data", "model"],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
-def test_a_checkpoint_of_another_run_is_refused(change, match, tmp_path, uninterrupted):
+def test_a_checkpoint_of_another_run_is_refused(change, match, tmp_path):
     options = {"data": X, "num_steps": 5, "checkpoint": tmp_path, **RUN}
     fit(**options)
-    with pytest.raises(ValueError, match=f"of another run: .*{match}"):
+    with pytest.raises(ValueError, match=f"of another run: .*{match}") as caught:
         fit(**options | change)
+    assert "delete" not in str(caught.value)
+
+
+def test_other_start_parameters_are_another_run(tmp_path):
+    options = {"data": X, "num_steps": 5, "checkpoint": tmp_path, **RUN}
+    first = fit(params=OTHER_START, **options)
+    assert_same_fit(fit(params=jax.tree.map(np.asarray, OTHER_START), **options), first)  # equal ones are not
+    with pytest.raises(ValueError, match=r"of another run: params\[0\].sha256"):
+        fit(params=jax.tree.map(lambda p: p + 1, OTHER_START), **options)
+
+
+def test_fewer_steps_than_the_checkpoint_has_are_refused(tmp_path):
+    first = fit(num_steps=20, checkpoint=tmp_path, **PULL)
+    with pytest.raises(ValueError, match=r"num_steps must be at least 20, which the checkpoint in .* has reached, got 10"):
+        fit(num_steps=10, checkpoint=tmp_path, **PULL)
+    assert_same_fit(fit(num_steps=20, checkpoint=tmp_path, **PULL), first)
+
+
+def test_what_cannot_be_described_is_refused_only_where_a_checkpoint_is_asked_for(tmp_path):
+    hidden = iter([1.0])
+
+    def secret(params, key, batch):
+        return params["w"] ** 2, {"secret": jnp.float32(hash(hidden) % 2)}
+
+    options = {"loss_fn": secret, "params": START, "num_steps": 1}
+    fit(**options)
+    with pytest.raises(TypeError, match=r"^step\.objective closure 'hidden' is a .*list_iterator, which cannot be described"):
+        fit(checkpoint=tmp_path, **options)
 
 
 # --- compiled once -----------------------------------------------------------------------------------------------------------
@@ -346,90 +432,164 @@ def test_second_call_does_not_compile_again():
 
     counting = optax.GradientTransformation(SGD.init, update)
 
-    def run(num_steps, optimizer=counting):
+    def run(num_steps, optimizer=counting, validate_every=3):
         model = gm.flows.affine((1,))  # a fresh, equal description
         spread = TEN + np.arange(8, dtype=np.float32)[:, None]
-        return fit(spread, model, optimizer=optimizer, num_steps=num_steps, validate_every=3, validation=spread)
+        return fit(spread, model, optimizer=optimizer, num_steps=num_steps, validate_every=validate_every, validation=spread)
 
     run(3)
-    first = len(traces)
+    assert len(traces) == 1  # its shapes and its loop share one trace
     run(3)
     run(20)
-    assert len(traces) == first > 0
+    run(20, validate_every=7)
+    assert len(traces) == 1
     run(3, optax.GradientTransformation(SGD.init, lambda *args: update(*args)))
-    assert len(traces) > first  # a new optimizer object has no equal
+    assert len(traces) == 2  # another function is another optimizer
+
+
+def test_an_equal_optimizer_that_is_newly_built_does_not_compile_again():
+    traces = []
+
+    def counted(params, key, batch, *, step=None):
+        traces.append(None)
+        return pull(params, key, batch)
+
+    def run(optimizer):
+        fit(loss_fn=counted, params=START, num_steps=2, optimizer=optimizer)
+
+    for build in (
+        lambda: optax.adamw(optax.cosine_decay_schedule(1e-2, 100)),
+        lambda: optax.chain(optax.clip(1.0), optax.adam(1e-3)),
+        lambda: gm.call(optax.sgd, 0.1, momentum=0.9),
+    ):
+        before = len(traces)
+        run(build())
+        assert len(traces) == before + 1
+        run(build())
+        assert len(traces) == before + 1
+    before = len(traces)
+    run(optax.sgd(0.1, momentum=0.9))  # what gm.call builds
+    assert len(traces) == before
+
+
+def test_the_model_is_near_the_top_of_the_stack():
+    """Python's depth of calls is limited: from `fit` to a loss there are five functions of ours."""
+    frames = []
+
+    def deep(params, key, batch):
+        frame = sys._getframe()
+        names = []
+        while frame is not None:
+            if frame.f_code.co_filename.startswith(str(ROOT / "genmod")):
+                names.append(frame.f_code.co_name)
+            frame = frame.f_back
+        frames.append(names[::-1])
+        return params["w"] ** 2, {}
+
+    fit(loss_fn=deep, params=START, num_steps=1)
+    assert frames[0] == ["fit", "train", "advance", "_one_step", "__call__", "objective"]
 
 
 # --- failures ------------------------------------------------------------------------------------------------------------------
 
 
-def blows_up(params, key, x, context):
-    loss, metrics = pull(params, key, x, context)
+def blows_up(params, key, batch):
+    loss, metrics = pull(params, key, batch)
     return jnp.where(params["w"] > 3.0, jnp.nan, loss), metrics
 
 
 @pytest.mark.parametrize("validate_every", [1, 7, 100])
 def test_stops_when_the_loss_is_not_finite(validate_every, tmp_path):
     # w > 3 first after 18 steps: the step that sees it is number 18.
+    options = {"num_steps": 100, "checkpoint": tmp_path, "validate_every": validate_every, "validation": TWO}
+    options |= {"validate": distance, "monitor": "distance"}
     with pytest.raises(FloatingPointError, match="stopped at step 18: loss = nan"):
-        fit(loss_fn=blows_up, params=START, optimizer=SGD, num_steps=100, checkpoint=tmp_path, validate_every=validate_every)
-    step = train.GradientStep(blows_up, SGD)
-    state = step.init(START)
+        fit(loss_fn=blows_up, params=START, optimizer=SGD, **options)
     with Checkpoints(tmp_path) as checkpoints:
         assert checkpoints.latest_step() == 18
-        saved, _ = checkpoints.load(18, (state, train.Best(START, jnp.zeros(()), jnp.zeros((), jnp.int32))))
-    np.testing.assert_allclose(saved.params["w"], pulled(18), rtol=1e-5)
+    best = gm.load(tmp_path, MODEL, like=START)
+    # Validated at the ends of dispatches only, not in between where it stopped.
+    validated = {1: pulled(11), 7: pulled(14), 100: 0.0}[validate_every]
+    np.testing.assert_allclose(best["w"], validated, rtol=1e-5)
+    with pytest.raises(FloatingPointError, match="stopped at step 18: loss = nan"):  # also from the state before it
+        fit(loss_fn=blows_up, params=START, optimizer=SGD, **options)
+
+
+def test_the_last_good_state_is_saved(tmp_path):
+    with pytest.raises(FloatingPointError, match="stopped at step 18"):
+        fit(loss_fn=blows_up, params=START, optimizer=SGD, num_steps=100, checkpoint=tmp_path)
+    np.testing.assert_allclose(gm.load(tmp_path, MODEL, like=START)["w"], pulled(18), rtol=1e-5)
 
 
 def test_stops_when_the_gradient_is_not_finite():
-    def root(params, key, x, context):
+    def root(params, key, batch):
         return jnp.sqrt(params["w"]), {}
 
     with pytest.raises(FloatingPointError, match=r"step 0: loss = 0, grad_norm = inf"):
         fit(loss_fn=root, params=START, optimizer=SGD, num_steps=5)
 
 
-@pytest.mark.parametrize(
-    ("change", "error", "match"),
-    [
-        (
-            {"data": np.array([[1.0], [np.nan], [2.0], [np.inf]])},
-            ValueError,
-            "data has 2 rows with NaN or infinite values, the first is row 1",
-        ),
-        ({"validation": np.array([[np.inf]])}, ValueError, "validation has 1 rows"),
-        ({"data": np.arange(4)[:, None]}, TypeError, "data must be floating point, got int"),
-        ({"data": np.zeros((4, 2))}, ValueError, r"data must have shape \(n,\) \+ \(1,\) with n >= 1, got \(4, 2\)"),
-        ({"data": np.zeros(4)}, ValueError, r"got \(4,\)"),
-        ({"data": np.zeros((0, 1))}, ValueError, r"got \(0, 1\)"),
-        ({"data": iter(())}, ValueError, "data is empty"),
-        ({"data": (TEN, TEN)}, ValueError, "x alone"),
-        ({"data": TEN, "model": CONDITIONAL}, ValueError, r"pair \(x, context\), context of shape \(n,\) \+ \(2,\)"),
-        ({"data": (TEN, TEN), "model": CONDITIONAL}, ValueError, r"context of data must have shape \(8, 2\), got \(8, 1\)"),
-        ({"num_steps": 0}, ValueError, "num_steps must be an integer >= 1, got 0"),
-        ({"batch_size": 2.5}, ValueError, "batch_size must be an integer"),
-        ({"validate_every": 0}, ValueError, "validate_every"),
-        ({"checkpoint_every": -1}, ValueError, "checkpoint_every"),
-    ],
-)
-def test_refuses(change, error, match):
-    with pytest.raises(error, match=match):
-        fit(**{"num_steps": 1} | change)
+def test_stops_when_a_named_loss_is_not_finite():
+    def hidden(params, key, batch):
+        bad = jnp.where(params["w"] > 3.0, jnp.nan, 1.0)
+        loss, _ = pull(params, key, batch)
+        return loss, {"prior_loss": bad, "other": bad}
+
+    with pytest.raises(FloatingPointError, match=r"stopped at step 18: loss = .*, grad_norm = .*, prior_loss = nan\."):
+        fit(loss_fn=hidden, params=START, optimizer=SGD, num_steps=100)
+
+
+def test_stops_when_the_last_update_is_not_finite():
+    def too_far(params, key, batch):
+        return params["w"], {}
+
+    with pytest.raises(FloatingPointError, match="stopped at step 1: loss = "):
+        fit(loss_fn=too_far, params=START, optimizer=optax.sgd(3e38), num_steps=2)
+
+
+def test_a_validation_loss_that_is_not_finite_stops_the_run():
+    model = gm.models.Flow(gm.bijectors.Chain((gm.bijectors.DiagonalAffine(), gm.bijectors.Sigmoid())), gm.densities.Normal((1,)))
+    x = np.random.default_rng(0).uniform(0.01, 0.99, (64, 1)).astype(np.float32)
+    outside = np.concatenate([x[:7], np.full((1, 1), 1.5, np.float32)])
+    with pytest.raises(FloatingPointError, match="the validation loss is nan at step 5: .*outside the support"):
+        gm.fit(model, x, key=jax.random.key(0), validation=outside, num_steps=5, batch_size=8, progress=False)
 
 
 @pytest.mark.parametrize("key", [0, np.array([0, 1], np.uint32)], ids=["int", "raw"])
 def test_refuses_a_key_that_is_not_typed(key):
     with pytest.raises(TypeError, match=r"typed key, jax.random.key\(seed\)"):
-        gm.fit(MODEL, TEN, key=key)
+        gm.fit(MODEL, np.arange(4.0)[:, None], key=key)
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"clip_norm": -1.0}, "clip_norm must be > 0"),
+        ({"ema_decay": 1.5}, r"ema_decay must be in \[0, 1\)"),
+        ({"patience": 0, "validation": TWO}, "patience must be an integer >= 1, got 0"),
+        ({"patience": 3}, "wants validation"),
+        ({"num_steps": 0}, "num_steps must be an integer >= 1, got 0"),
+        ({"num_steps": True}, "num_steps must be an integer >= 1, got True"),
+        ({"batch_size": 2.5}, "batch_size must be an integer"),
+        ({"validate_every": 0}, "validate_every"),
+        ({"checkpoint_every": -1}, "checkpoint_every"),
+        ({"steps_per_dispatch": 0}, "steps_per_dispatch must be an integer >= 1"),
+    ],
+)
+def test_unfit_options_are_refused(options, match):
+    with pytest.raises(ValueError, match=match):
+        fit(np.arange(8.0, dtype=np.float32)[:, None], **options)
 
 
 # --- several devices ---------------------------------------------------------------------------------------------------
 
 MESHED = """
     import sys; sys.path.insert(0, "tests")
-    import jax, numpy as np
-    from jax.sharding import Mesh
-    from test_train import RUN, X, fit
+    import dataclasses
+    import jax, numpy as np, optax
+    from jax.sharding import Mesh, PartitionSpec
+    import genmod as gm
+    from test_train import ADAM, PLANE, RUN, X, fit, noisy
     assert jax.device_count() == 8
     mesh = Mesh(np.array(jax.devices()), ("data",))
     one = fit(X, num_steps=20, **RUN)
@@ -439,6 +599,29 @@ MESHED = """
         np.testing.assert_allclose(many.history[name], one.history[name], rtol=2e-4)  # sums in another order
     halves = [fit(X, num_steps=n, mesh=mesh, checkpoint=sys.argv[1], **RUN) for n in (10, 20)]
     jax.tree.map(np.testing.assert_array_equal, halves[1].params, many.params)
+
+    x = np.random.default_rng(1).standard_normal((64, 16)).astype(np.float32)
+    traces = []
+
+    def regression(params, key, batch):
+        traces.append(None)
+        return ((batch @ params["w"] - 1.0) ** 2).mean(), {}
+
+    @dataclasses.dataclass(frozen=True)
+    class Spread(gm.GradientStep):
+        def sharding(self, state):
+            return jax.tree.map(lambda a: PartitionSpec("data") if a.ndim else None, state)
+
+    start = {"w": np.zeros((16,), np.float32)}
+    options = {"key": jax.random.key(0), "num_steps": 30, "batch_size": 16, "validate_every": 10, "progress": False}
+    options |= {"validation": x}
+    alone = gm.train(Spread(regression, optax.adam(0.1)), start, x, **options)
+    num = len(traces)
+    spread = gm.train(Spread(regression, optax.adam(0.1)), start, x, mesh=mesh, **options)
+    assert {s.data.shape for s in spread.params["w"].addressable_shards} == {(2,)}
+    assert {s.data.shape for s in spread.state.opt_state[0].mu["w"].addressable_shards} == {(2,)}
+    np.testing.assert_allclose(spread.params["w"], alone.params["w"], rtol=1e-4, atol=1e-6)
+    assert len(traces) == 2 * num
     try:
         fit(X, num_steps=1, mesh=mesh, **(RUN | {"batch_size": 12}))
     except ValueError as error:
@@ -462,41 +645,3 @@ def test_no_key_is_used_twice(key_reuse):
     data = gm.data.two_moons(key, 200)
     result = gm.fit(PLANE, data.train, key=key, loss_fn=noisy, num_steps=3, validation=data.validation, progress=False)
     PLANE.sample(result.params, key, (3,))
-
-
-def test_a_validation_loss_that_is_not_finite_stops_the_run():
-    model = gm.models.Flow(gm.bijectors.Chain((gm.bijectors.DiagonalAffine(), gm.bijectors.Sigmoid())), gm.densities.Normal((1,)))
-    x = np.random.default_rng(0).uniform(0.01, 0.99, (64, 1)).astype(np.float32)
-    outside = np.concatenate([x[:7], np.full((1, 1), 1.5, np.float32)])
-    with pytest.raises(FloatingPointError, match="the validation loss is nan at step 5: .*outside the support"):
-        gm.fit(model, x, key=jax.random.key(0), validation=outside, num_steps=5, batch_size=8, progress=False)
-
-
-@pytest.mark.parametrize(
-    ("options", "match"),
-    [
-        ({"clip_norm": -1.0}, "clip_norm must be > 0"),
-        ({"ema_decay": 1.5}, r"ema_decay must be in \[0, 1\)"),
-        ({"patience": 0, "validation": np.zeros((4, 1), np.float32)}, "patience must be >= 1"),
-        ({"patience": 3}, "wants validation"),
-        ({"num_steps": 0}, "num_steps must be an integer >= 1"),
-    ],
-)
-def test_unfit_options_are_refused(options, match):
-    model = gm.flows.affine((1,))
-    with pytest.raises(ValueError, match=match):
-        gm.fit(model, np.zeros((8, 1), np.float32), key=jax.random.key(0), progress=False, **options)
-
-
-def test_images_are_initialised_from_random_rows_and_vectors_from_all():
-    """A million numbers are enough for the activations of a deep net; which rows must not follow a period of the data."""
-    alternating = np.zeros((2**13, 16, 16, 1), np.float32)
-    alternating[::2] = 1.0
-    model = gm.flows.glow((16, 16, 1), 1)
-    (x,) = Source.of(model, alternating, 64).example()
-    num = 2**20 // 256
-    assert x.shape == (num, 16, 16, 1)
-    # Without replacement from two equal halves.
-    assert abs(float(x.mean()) - 0.5) < 4.5 * 0.5 / np.sqrt(num)
-    vectors = np.zeros((2**19, 3), np.float32)
-    assert Source.of(gm.flows.affine((3,)), vectors, 64).example()[0].shape == vectors.shape

@@ -1,5 +1,6 @@
 """Optimal transport against brute force, SciPy and closed forms."""
 
+import dataclasses
 import itertools
 
 import jax
@@ -12,18 +13,20 @@ from scipy.special import logsumexp
 from genmod import transport
 from genmod.metrics import wasserstein
 from genmod.transport import ExactAssignment, Independent, Sinkhorn
+from genmod.transport.entropic import draw_rows
+from genmod.transport.exact import _reduce, host_assignment
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
 INF = float("inf")
 EPS = np.finfo(np.float32).eps
-COUPLINGS = {
+PAIRINGS = {
     "independent": Independent(),
     "exact": ExactAssignment(),
     "exact_by_class": ExactAssignment(INF),
     "sinkhorn": Sinkhorn(),
     "sinkhorn_by_class": Sinkhorn(context_weight=INF),
 }
-exact_or_entropic = pytest.mark.parametrize("coupling_class", [ExactAssignment, Sinkhorn])
+exact_or_entropic = pytest.mark.parametrize("pairing_class", [ExactAssignment, Sinkhorn])
 
 
 def rng(seed=0):
@@ -113,12 +116,12 @@ def test_potentials_do_not_change_the_assignment():
     n = 210
     for name, cost in awkward_costs(n):
         rows, columns = linear_sum_assignment(cost)
-        ours = transport.host_assignment(cost.copy())
+        ours = host_assignment(cost.copy())
         assert sorted(ours) == list(range(n)), name
         error = cost[rows, ours].mean() - cost[rows, columns].mean()
         assert abs(error) <= 16 * np.finfo(float).eps * np.abs(cost).max(), name
         if name == "far":  # and they are near the dual optimum, without which it would be right but slow
-            transport._reduce(cost)
+            _reduce(cost)
             assert cost.min() >= 0 and cost[rows, columns].mean() < 0.01 * cost.mean()
 
 
@@ -232,43 +235,44 @@ def test_sinkhorn_refuses():
         transport.sinkhorn(jnp.zeros((2, 2, 2)))
 
 
-# --- couplings ----------------------------------------------------------------------------------------------------------------
+# --- pairings -----------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", COUPLINGS)
-def test_coupling_protocol(name, key):
-    coupling = COUPLINGS[name]
+@pytest.mark.parametrize("name", PAIRINGS)
+def test_pairing_protocol(name, key):
+    pairing = PAIRINGS[name]
     (x0, x1), context = float32(*two_samples(20)), jnp.arange(20) % 2
-    plain = np.asarray(coupling(x0, x1, None, key))
+    plain = np.asarray(pairing(x0, x1, None, key))
     assert plain.shape == (20,) and plain.dtype == np.int32 and plain.min() >= 0 and plain.max() < 20
-    traced = jax.jit(lambda k: coupling(x0, x1, context, k))(key)
-    np.testing.assert_array_equal(traced, coupling(x0, x1, context, key))
+    traced = jax.jit(lambda k: pairing(x0, x1, context, k))(key)
+    np.testing.assert_array_equal(traced, pairing(x0, x1, context, key))
     if "sinkhorn" not in name:
         assert sorted(plain) == list(range(20))
     if "class" in name:
         np.testing.assert_array_equal(context[traced], context)
     if name == "independent":
         np.testing.assert_array_equal(plain, np.arange(20))
-    grad = jax.grad(lambda x: jnp.sum((x[coupling(x, x1, context, key)] - x1) ** 2))(x0)
+    grad = jax.grad(lambda x: jnp.sum((x[pairing(x, x1, context, key)] - x1) ** 2))(x0)
     assert np.isfinite(grad).all()
     with pytest.raises(ValueError, match="same number of rows"):
-        coupling(x0[:3], x1, None, key)
+        pairing(x0[:3], x1, None, key)
     with pytest.raises(ValueError, match="one row for each"):
-        coupling(x0, x1, context[:3], key)
+        pairing(x0, x1, context[:3], key)
     if name != "independent":
         with pytest.raises(ValueError, match="one event shape"):
-            coupling(x0[:, :1], x1, None, key)
-    assert hash(coupling) == hash(type(coupling)(**vars(coupling)))
+            pairing(x0[:, :1], x1, None, key)
+    again = dataclasses.replace(pairing)
+    assert pairing == again and hash(pairing) == hash(again)
 
 
 @exact_or_entropic
-def test_coupling_refuses_a_negative_weight(coupling_class):
+def test_pairing_refuses_a_negative_weight(pairing_class):
     for weight in (-1.0, float("nan")):
         with pytest.raises(ValueError, match="context_weight"):
-            coupling_class(context_weight=weight)
+            pairing_class(context_weight=weight)
 
 
-def test_exact_coupling_pairs_the_right_way_round(key):
+def test_exact_pairing_pairs_the_right_way_round(key):
     """Data that are the draws, shuffled and shifted: each comes back to its own. Costs are least over all orders."""
     x0 = two_samples(7)[0]
     order = rng(3).permutation(7)
@@ -278,7 +282,7 @@ def test_exact_coupling_pairs_the_right_way_round(key):
     np.testing.assert_allclose(((a[indices] - b) ** 2).sum(), brute_force(costs(a, b)), rtol=1e-5)
 
 
-def test_exact_coupling_is_equivariant(key):
+def test_exact_pairing_is_equivariant(key):
     x0, x1 = float32(*two_samples(30))
     rows, columns = rng(1).permutation(30), rng(2).permutation(30)
     plain = np.asarray(ExactAssignment()(x0, x1, None, key))
@@ -286,11 +290,11 @@ def test_exact_coupling_is_equivariant(key):
     np.testing.assert_array_equal(rows[shuffled], plain[columns])
 
 
-def test_sinkhorn_coupling_draws_from_the_plan(key):
+def test_sinkhorn_pairing_draws_from_the_plan(key):
     """Counts over 4,000 keys: Pearson's chi-square over the cells expected 5 times or more, and no draw where p = 0."""
     (x0, x1), labels, num = float32(*two_samples(12)), jnp.arange(12) % 2, 4000
-    coupling = Sinkhorn(epsilon=0.5, context_weight=INF)
-    draws = np.asarray(jax.jit(jax.vmap(lambda k: coupling(x0, x1, labels, k)))(jax.random.split(key, num)))
+    pairing = Sinkhorn(epsilon=0.5, context_weight=INF)
+    draws = np.asarray(jax.jit(jax.vmap(lambda k: pairing(x0, x1, labels, k)))(jax.random.split(key, num)))
     counts = np.stack([np.bincount(d, minlength=12) for d in draws.T], axis=1)  # (source, data)
     cost = np.where(labels[:, None] == labels[None], transport.squared_distances(x0, x1), INF)
     wanted = 12 * num * np.exp(np.asarray(transport.sinkhorn(cost, 0.5, 50), float))
@@ -307,7 +311,7 @@ def test_a_draw_never_falls_on_a_row_of_no_weight(key):
     """Neither first nor last rows, at any rounding of the sum."""
     weights = jnp.array([0.0, 1e-3, 0.7, 0.0, 1e-7, 0.0], jnp.float32)
     plan = jnp.log(weights)[:, None] * jnp.ones((1, 20_000))
-    rows, counts = np.unique(transport._draw_rows(plan, key), return_counts=True)
+    rows, counts = np.unique(draw_rows(plan, key), return_counts=True)
     assert set(rows) <= {1, 2, 4} and abs(counts[0] / 20_000 - 1 / 701) < 4.5 * np.sqrt(1 / 701 / 20_000)
 
 
@@ -324,7 +328,7 @@ def test_sinkhorn_keeps_the_source_in_expectation(key):
 
 
 @exact_or_entropic
-def test_context_keeps_the_source_of_each_class(coupling_class, key):
+def test_context_keeps_the_source_of_each_class(pairing_class, key):
     """Two classes at x = -3 and x = +3: of the draws N(0, 1), a plan blind to the class gives the left ones to the left.
 
     With equal halves that is the half normal, of mean -sqrt(2 / pi); with context_weight=inf it stays N(0, 1).
@@ -336,15 +340,15 @@ def test_context_keeps_the_source_of_each_class(coupling_class, key):
     keys = jax.random.split(jax.random.fold_in(key, 2), num)
 
     def left(weight):
-        coupling = coupling_class(context_weight=weight)
-        indices = jax.jit(jax.vmap(lambda x0, x1, k: coupling(x0, x1, labels, k)))(sources, data, keys)
+        pairing = pairing_class(context_weight=weight)
+        indices = jax.jit(jax.vmap(lambda x0, x1, k: pairing(x0, x1, labels, k)))(sources, data, keys)
         paired = np.asarray(jnp.take_along_axis(sources[..., 0], indices, axis=1))
         return paired[:, ::2].mean(1)
 
     kept, skewed = left(INF), left(0.0)
     assert abs(kept.mean()) < 4.5 * kept.std() / np.sqrt(num)
     assert skewed.mean() < -0.7
-    if coupling_class is ExactAssignment:  # a finite weight far above the spread of the data does the same
+    if pairing_class is ExactAssignment:  # a finite weight far above the spread of the data does the same
         np.testing.assert_allclose(left(1e4), kept, rtol=1e-6)
 
 

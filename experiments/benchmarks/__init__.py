@@ -1,1 +1,1 @@
-"""Benchmarks of genmod against other libraries, each re-runnable by one command."""
+"""genmod against other libraries, each family re-runnable by one command: `python -m experiments.benchmarks FAMILY`."""

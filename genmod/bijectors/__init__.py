@@ -1,11 +1,12 @@
 """Bijectors: invertible maps of one event with explicit parameters. `base.Bijector` is the protocol."""
 
-from genmod.base import Bijector as Bijector
 from genmod.bijectors.actnorm import ActNorm as ActNorm, Standardize as Standardize, Whiten as Whiten
 from genmod.bijectors.autoregressive import Autoregressive as Autoregressive
-from genmod.bijectors.check import BijectionReport as BijectionReport, check_bijection as check_bijection
-from genmod.bijectors.combinators import Chain as Chain, Invert as Invert, Repeat as Repeat
+from genmod.bijectors.base import Bijector as Bijector
+from genmod.bijectors.chain import Chain as Chain
+from genmod.bijectors.continuous import CNF as CNF, ContinuousFlow as ContinuousFlow, ProbabilityFlow as ProbabilityFlow
 from genmod.bijectors.coupling import Checkerboard as Checkerboard, Coupling as Coupling
+from genmod.bijectors.distrax import as_bijector as as_bijector, as_distrax as as_distrax, from_distrax as from_distrax
 from genmod.bijectors.elementwise import (
     AlphaLogit as AlphaLogit,
     Exp as Exp,
@@ -16,7 +17,6 @@ from genmod.bijectors.elementwise import (
     Softplus as Softplus,
     Tanh as Tanh,
 )
-from genmod.bijectors.health import HealthReport as HealthReport, health as health
 from genmod.bijectors.image import Conv1x1 as Conv1x1, MultiScale as MultiScale, Split as Split, Squeeze as Squeeze
 from genmod.bijectors.linear import (
     DiagonalAffine as DiagonalAffine,
@@ -24,15 +24,17 @@ from genmod.bijectors.linear import (
     LowRankAffine as LowRankAffine,
     LULinear as LULinear,
     MatrixAffine as MatrixAffine,
-    Permutation as Permutation,
-    Reverse as Reverse,
     ScalarAffine as ScalarAffine,
     TriangularAffine as TriangularAffine,
-    random_order as random_order,
 )
 from genmod.bijectors.numerical import DeepSigmoidal as DeepSigmoidal, ScalarFunction as ScalarFunction
-from genmod.bijectors.ode import CNF as CNF, ContinuousFlow as ContinuousFlow, ProbabilityFlow as ProbabilityFlow
+from genmod.bijectors.permutation import (
+    Permutation as Permutation,
+    Reverse as Reverse,
+    random_order as random_order,
+)
 from genmod.bijectors.planar import Planar as Planar, Radial as Radial, Sylvester as Sylvester
+from genmod.bijectors.repeat import Invert as Invert, Repeat as Repeat
 from genmod.bijectors.spline import CircularSpline as CircularSpline, RationalQuadraticSpline as RationalQuadraticSpline
 from genmod.bijectors.transformers import (
     Additive as Additive,

@@ -10,8 +10,11 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from genmod.base import FIXED, Array, Bijector
-from genmod.bijectors.linear import dot, log_abs_diagonal, vector_dim
+from genmod.bijectors.base import Bijector
+from genmod.bijectors.linear import log_abs_diagonal, vector_dim
+from genmod.bijectors.permutation import dot
+from genmod.core.params import Fixed
+from genmod.core.types import Array
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,13 +42,13 @@ class Standardize(Bijector):
     """
 
     def _init(self, key, x, context):
-        return {FIXED: batch_statistics(x)}
+        return {"statistics": Fixed(batch_statistics(x))}
 
     def _forward(self, params, z, context):
-        return _scale_and_shift(jax.lax.stop_gradient(params[FIXED]), z)
+        return _scale_and_shift(params["statistics"].constant, z)
 
     def _inverse(self, params, x, context):
-        return _unscale_and_unshift(jax.lax.stop_gradient(params[FIXED]), x)
+        return _unscale_and_unshift(params["statistics"].constant, x)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,9 +15,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from genmod import nets
-from genmod.base import Array, Bijector, Context, Shape
-from genmod.bijectors.linear import check_order, vector_dim
+from genmod.bijectors.base import Bijector
+from genmod.bijectors.linear import vector_dim
+from genmod.bijectors.permutation import check_order
 from genmod.bijectors.transformers import Transformer
+from genmod.core.checks import check_parts
+from genmod.core.types import Array, Context, Shape
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,9 +39,11 @@ class Autoregressive(Bijector):
     conditioner: Any
     order: tuple[int, ...] | None = None
     context_shape: Shape | None = None
+    reads_data = False
 
     def __post_init__(self):
         super().__post_init__()
+        check_parts(self, transformer=Transformer)
         check_order(self.order)
 
     @property

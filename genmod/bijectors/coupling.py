@@ -15,8 +15,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from genmod import nets
-from genmod.base import Array, Bijector, Context, Description, Shape
+from genmod.bijectors.base import InfoBijector
 from genmod.bijectors.transformers import Transformer
+from genmod.core.checks import check_parts
+from genmod.core.description import Description
+from genmod.core.types import Array, Context, Shape
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,46 +35,47 @@ class Checkerboard(Description):
 
 
 @dataclasses.dataclass(frozen=True)
-class Coupling(Bijector):
+class Coupling(InfoBijector):
     """A coupling layer of a vector, (D,), or of an image, (H, W, C).
 
     Attributes:
       transformer: the scalar bijection of the changed part.
       conditioner: a Flax Linen module of the unchanged part, (num_inputs,) -> features, or (H, W, channels) -> features
-        for images. A zero-initialised last layer follows it (`nets.Head`), so that the layer starts as the identity.
+        for images. A zero-initialised last layer follows it (`nets.ZeroHead`), so that the layer starts as the identity.
       split: the number of leading entries of the last axis (coordinates, channels) that pass unchanged; or a mask of that
         axis, True where unchanged; or a `Checkerboard`, whose network sees zeros in the place of the changed pixels.
       context_shape: shape of the context, None without one. `network_input` says how the conditioner sees it.
 
-    Raises ValueError where the split does not fit the event or leaves nothing to transform.
+    Raises ValueError where the split does not fit the event or leaves nothing to transform, TypeError for a transformer that is
+    none.
     """
 
     transformer: Transformer
     conditioner: Any
     split: int | tuple[bool, ...] | Checkerboard
     context_shape: Shape | None = None
+    reads_data = False
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_parts(self, transformer=Transformer)
 
     def _init(self, key, x, context):
         kept, moved = self.parts(x[0])
         inputs = network_input(kept, None if context is None else context[0])
         return nets.init(self._network(moved), key, inputs)
 
-    def _forward(self, params, z, context):
-        return self._transform(self.transformer.forward, params, z, context)
-
-    def _inverse(self, params, x, context):
-        return self._transform(self.transformer.inverse, params, x, context)
-
-    def _transform(self, direction, params, event, context):
+    def _move(self, params, event, context, key, inverse, log_det):
         kept, moved = self.parts(event)
         raw = nets.apply(self._network(moved), params, network_input(kept, context))
         # Parameter by parameter in memory, so that a transformer's reads of one parameter are contiguous.
         raw = raw.astype(event.dtype).reshape(*moved.shape[:-1], self.transformer.num_params, moved.shape[-1])
+        direction = self.transformer.inverse if inverse else self.transformer.forward
         moved, log_slope = direction(jnp.moveaxis(raw, -2, -1), moved)
-        return self._merge(event, kept, moved, log_slope)
+        return *self._merge(event, kept, moved, log_slope), {}
 
     def _network(self, moved):
-        return nets.Head(self.conditioner, moved.shape[-1] * self.transformer.num_params)
+        return nets.ZeroHead(self.conditioner, moved.shape[-1] * self.transformer.num_params)
 
     def parts(self, event: Array) -> tuple[Array, Array]:
         """(unchanged, changed) part of one event; the whole event counts as changed where the split is a checkerboard."""

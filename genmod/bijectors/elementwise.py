@@ -11,11 +11,14 @@ import math
 import jax
 import jax.numpy as jnp
 
-from genmod.base import Array, Bijector
+from genmod.bijectors.base import Bijector
+from genmod.core.types import Array
 
 
 class ScalarMap(Bijector, abc.ABC):
     """A parameter-free x_i = f(z_i): gives f, its inverse, and log |f'| as a function of z."""
+
+    reads_data = False
 
     @abc.abstractmethod
     def _map(self, z: Array) -> Array: ...

@@ -1,6 +1,6 @@
 """Affine maps of a vector, x = A z + b: every usual parameterisation of A, each with log |det A| by its cheapest route.
 
-All start at (or near) the identity except `Permutation`. Log-determinants are of ABSOLUTE values: negative diagonals are
+All start at (or near) the identity. Log-determinants are of ABSOLUTE values: negative diagonals are
 right as they stand. General matrices cost O(D^3) once, triangular ones O(D^2), Householder O(D K).
 """
 
@@ -10,13 +10,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from genmod.base import Array, Bijector
-from genmod.checks import check_count
+from genmod.bijectors.base import Bijector
+from genmod.bijectors.permutation import check_order, dot, inverse_order, take
+from genmod.core.checks import check_count
+from genmod.core.types import Array
 
 
 @dataclasses.dataclass(frozen=True)
 class ScalarAffine(Bijector):
     """x = scale z + shift with ONE scale and one shift for the whole event (any shape)."""
+
+    reads_data = False
 
     def _init(self, key, x, context):
         return {"scale": jnp.ones((), x.dtype), "shift": jnp.zeros((), x.dtype)}
@@ -32,6 +36,8 @@ class ScalarAffine(Bijector):
 class DiagonalAffine(Bijector):
     """x = scale z + shift, one scale of any sign and one shift per coordinate (any event shape)."""
 
+    reads_data = False
+
     def _init(self, key, x, context):
         return {"scale": jnp.ones(x.shape[1:], x.dtype), "shift": jnp.zeros(x.shape[1:], x.dtype)}
 
@@ -45,6 +51,8 @@ class DiagonalAffine(Bijector):
 @dataclasses.dataclass(frozen=True)
 class MatrixAffine(Bijector):
     """x = A z + b with a free matrix A; log |det A| and the solve go through LAPACK's pivoted LU."""
+
+    reads_data = False
 
     def _init(self, key, x, context):
         dim = vector_dim(self, x)
@@ -63,6 +71,7 @@ class TriangularAffine(Bijector):
     """x = T z + b with T triangular; its diagonal may have any sign, log |det T| = sum log |T_ii|."""
 
     lower: bool = True
+    reads_data = False
 
     def _init(self, key, x, context):
         dim = vector_dim(self, x)
@@ -89,6 +98,7 @@ class LowRankAffine(Bijector):
     """
 
     rank: int = 1
+    reads_data = False
 
     def __post_init__(self):
         super().__post_init__()
@@ -132,6 +142,7 @@ class LULinear(Bijector):
     """
 
     order: tuple[int, ...] | None = None
+    reads_data = False
 
     def __post_init__(self):
         super().__post_init__()
@@ -148,12 +159,12 @@ class LULinear(Bijector):
 
     def _forward(self, params, z, context):
         lower, upper = self._factors(params)
-        x = _take(dot(lower, dot(upper, z)), self.order)
+        x = take(dot(lower, dot(upper, z)), self.order)
         return x + params["shift"], params["log_diagonal"].sum()
 
     def _inverse(self, params, x, context):
         lower, upper = self._factors(params)
-        y = _take(x - params["shift"], _inverse_order(self.order))
+        y = take(x - params["shift"], inverse_order(self.order))
         y = jax.scipy.linalg.solve_triangular(lower, y, lower=True, unit_diagonal=True)
         return jax.scipy.linalg.solve_triangular(upper, y, lower=False), -params["log_diagonal"].sum()
 
@@ -171,6 +182,7 @@ class Householder(Bijector):
     """
 
     num_reflections: int = 2
+    reads_data = False
 
     def __post_init__(self):
         super().__post_init__()
@@ -187,59 +199,6 @@ class Householder(Bijector):
         return reflect(params["vectors"], x), 0.0
 
 
-@dataclasses.dataclass(frozen=True)
-class Permutation(Bijector):
-    """x_i = z_order[i], for events of any rank along their LAST axis; log_det 0."""
-
-    order: tuple[int, ...]
-
-    def __post_init__(self):
-        super().__post_init__()
-        check_order(self.order)
-
-    def _init(self, key, x, context):
-        self._check_axis(x)
-        return {}
-
-    def _forward(self, params, z, context):
-        self._check_axis(z)
-        return _take(z, self.order), 0.0
-
-    def _inverse(self, params, x, context):
-        self._check_axis(x)
-        return _take(x, _inverse_order(self.order)), 0.0
-
-    def _check_axis(self, x):
-        if x.shape[-1:] != (len(self.order),):
-            raise ValueError(f"this Permutation is of {len(self.order)} entries, the event has shape {x.shape}")
-
-
-@dataclasses.dataclass(frozen=True)
-class Reverse(Bijector):
-    """The last axis in reverse order; log_det 0."""
-
-    def _init(self, key, x, context):
-        return {}
-
-    def _forward(self, params, z, context):
-        return z[..., ::-1], 0.0
-
-    def _inverse(self, params, x, context):
-        return x[..., ::-1], 0.0
-
-
-def random_order(dim: int, seed: int = 0) -> tuple[int, ...]:
-    """A random permutation of `dim` entries that is ONE cycle, so that repeating it moves every entry through every place.
-
-    (A permutation drawn at random from all may leave entries where they are; in a `Repeat` they would stay for ever.)
-    """
-    check_count(dim=dim)
-    cycle = np.random.default_rng(seed).permutation(dim)
-    order = np.empty(dim, int)
-    order[cycle] = np.roll(cycle, 1)
-    return tuple(order.tolist())
-
-
 def reflect(vectors: Array, z: Array) -> Array:
     """z through the reflections (K, D), first row first."""
 
@@ -249,43 +208,11 @@ def reflect(vectors: Array, z: Array) -> Array:
     return jax.lax.scan(one, z, vectors)[0]
 
 
-def _take(x: Array, order: tuple[int, ...] | None) -> Array:
-    """x[..., order].
-
-    Up to 256 entries as a product with a matrix of zeros and ones, which is exact for finite x. XLA fuses a gather with
-    what produces x and computes it again for every entry: on CPU a RealNVP with gathers took 1.4 times as long.
-    """
-    if order is None:
-        return x
-    if len(order) > 256:
-        return x[..., np.asarray(order)]
-    matrix = np.eye(len(order), dtype=x.dtype)[:, np.asarray(order)]
-    return dot(x, jnp.asarray(matrix))
-
-
-def _inverse_order(order: tuple[int, ...] | None) -> tuple[int, ...] | None:
-    return None if order is None else tuple(np.argsort(order).tolist())
-
-
-def check_order(order: tuple[int, ...] | None) -> None:
-    """Raises ValueError unless `order` is None or a permutation."""
-    if order is not None and sorted(order) != list(range(len(order))):
-        raise ValueError(f"order must hold each of 0..{len(order) - 1} once, got {order}")
-
-
 def vector_dim(bijector: Bijector, x: Array) -> int:
     """D of a batch of vectors, (n, D); raises ValueError for events of another rank."""
     if x.ndim != 2:
         raise ValueError(f"{type(bijector).__name__} takes vectors, batches of shape (n, D), got {x.shape}")
     return x.shape[1]
-
-
-def dot(a: Array, b: Array) -> Array:
-    """a @ b in the full precision of its arguments, on every backend.
-
-    By default a GPU rounds to TF32 and a TPU to bfloat16, and a map would no longer undo its inverse.
-    """
-    return jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
 
 
 def log_abs_diagonal(matrix: Array) -> Array:

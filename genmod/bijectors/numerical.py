@@ -12,9 +12,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from genmod.base import Array
 from genmod.bijectors.transformers import Transformer
-from genmod.checks import check_count
+from genmod.core.checks import check_count, check_function
+from genmod.core.types import Array
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,6 +27,11 @@ class ScalarFunction(Transformer):
 
     fn: Callable[[Array, Array], Array]
     num_raw: int
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_function(fn=self.fn)
+        check_count(num_raw=self.num_raw)
 
     @property
     def num_params(self) -> int:

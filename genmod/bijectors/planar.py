@@ -11,10 +11,12 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
-from genmod.base import Array, Bijector, Context, Shape
-from genmod.bijectors.linear import dot, reflect, vector_dim
+from genmod.bijectors.base import Bijector
+from genmod.bijectors.linear import reflect, vector_dim
 from genmod.bijectors.numerical import monotone_root
-from genmod.checks import check_count
+from genmod.bijectors.permutation import dot
+from genmod.core.checks import check_count
+from genmod.core.types import Array, Context, Shape
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,6 +27,7 @@ class Planar(Bijector):
     """
 
     context_shape: Shape | None = None
+    reads_data = False
 
     def _init(self, key, x, context):
         dim = vector_dim(self, x)
@@ -63,6 +66,7 @@ class Radial(Bijector):
     """
 
     context_shape: Shape | None = None
+    reads_data = False
 
     def _init(self, key, x, context):
         dim = vector_dim(self, x)
@@ -107,6 +111,7 @@ class Sylvester(Bijector):
     num_units: int | None = None
     basis: Literal["orthogonal", "householder", "triangular"] = "orthogonal"
     context_shape: Shape | None = None
+    reads_data = False
 
     def __post_init__(self):
         super().__post_init__()

@@ -16,9 +16,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from genmod.base import Array
-from genmod.bijectors.transformers import Transformer, soft_bound
-from genmod.checks import check_count
+from genmod.bijectors.transformers import Transformer
+from genmod.core.checks import check_count
+from genmod.core.numerics import soft_bound
+from genmod.core.types import Array
 
 # Bins differ by at most a factor exp(2 x 2), knot slopes lie in exp(+-3): measured to fit as well as no bound at all.
 _LOGIT_BOUND, _LOG_SLOPE_BOUND = 2.0, 3.0

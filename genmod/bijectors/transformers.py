@@ -10,7 +10,11 @@ import dataclasses
 
 import jax.numpy as jnp
 
-from genmod.base import Array, Bijector, Context, Description, Key, Params
+from genmod.bijectors.base import Bijector
+from genmod.core.checks import check_parts
+from genmod.core.description import Description
+from genmod.core.numerics import soft_bound
+from genmod.core.types import Array, Context, Key, Params
 
 
 class Transformer(Description, abc.ABC):
@@ -79,6 +83,11 @@ class Elementwise(Bijector):
     """Each coordinate through its own learned transformer: x_i = tau(z_i; raw_i). Starts as the identity."""
 
     transformer: Transformer
+    reads_data = False
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_parts(self, transformer=Transformer)
 
     def _init(self, key: Key, x: Array, context: Context) -> Params:
         return {"raw": jnp.zeros((*x.shape[1:], self.transformer.num_params), x.dtype)}
@@ -90,8 +99,3 @@ class Elementwise(Bijector):
     def _inverse(self, params, x, context):
         z, log_slope = self.transformer.inverse(params["raw"].astype(x.dtype), x)
         return z, log_slope.sum()
-
-
-def soft_bound(x: Array, bound: float) -> Array:
-    """bound tanh(x / bound): the identity near zero, never beyond +-bound."""
-    return bound * jnp.tanh(x / bound)

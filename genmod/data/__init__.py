@@ -1,13 +1,14 @@
 """Data sets: toys whose density and entropy are known exactly, real tables, and images.
 
 data = gm.data.two_moons(key, 20_000)      # .train .validation .test .log_prob .entropy
-data = gm.data.table("my.csv", seed=0)     # .train .validation .test
+data = gm.data.table("my.csv", seed=0)     # .train .validation .test; or a table of pandas or polars, or an array
 data = gm.data.images.mnist()              # .train .validation .test .labels .num_levels
 """
 
 from genmod.data import images as images
+from genmod.data.arms import Pinwheel as Pinwheel, pinwheel as pinwheel
 from genmod.data.base import Toy as Toy
-from genmod.data.checkerboard import Checkerboard as Checkerboard, checkerboard as checkerboard
+from genmod.data.circles import Rings as Rings, rings as rings
 from genmod.data.curves import (
     SwissRoll as SwissRoll,
     TwoMoons as TwoMoons,
@@ -29,8 +30,7 @@ from genmod.data.mixtures import (
     two_bumps as two_bumps,
     twonorm as twonorm,
 )
-from genmod.data.pinwheel import Pinwheel as Pinwheel, pinwheel as pinwheel
-from genmod.data.rings import Rings as Rings, rings as rings
+from genmod.data.squares import CheckerboardDensity as CheckerboardDensity, checkerboard as checkerboard
 from genmod.data.tables import (
     breast_cancer as breast_cancer,
     digits as digits,

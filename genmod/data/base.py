@@ -1,94 +1,58 @@
-"""Densities that are known exactly: the interface of every synthetic data set.
+"""Densities that are known exactly: what every synthetic data set is drawn from.
 
-A `Toy` is a frozen, hashable description of a distribution p on R^event_shape.
-It can be drawn from, its log-density is exact (closed form, or quadrature to
-about 1e-5 relative in float32), and so is its entropy
+A `Toy` is a distribution p on R^event_shape without parameters: `params` is {}. It can be drawn from, its log-density is exact
+(closed form, or quadrature to about 1e-5 relative in float32), and so is its entropy
 
     H(p) = -E_p[log p(x)]        (nats; differential, so it may be negative),
 
-which no model's expected negative log-likelihood can beat.  The gap of a model
-q is KL(p || q) = E_p[-log q(x)] - H(p).
+which no model's expected negative log-likelihood can beat. The gap of a model q is KL(p || q) = E_p[-log q(x)] - H(p).
 """
 
 import abc
 import functools
-import math
 
-import jax
-import jax.numpy as jnp
-from jax import Array
+from jax.typing import ArrayLike
 
-_BLOCK = 2048  # points per step of log_prob: bounds the points x nodes table
+from genmod.core.distribution import Distribution
+from genmod.core.event import Real
+from genmod.core.types import Array, Context, Key, Params
+
+PLANE = Real((2,))
 
 
-class Toy(abc.ABC):
-    """A distribution with exact samples, log-density and entropy.
+class Toy(Distribution):
+    """A distribution with exact draws, log-density and entropy, and without parameters.
 
-    A subclass is a frozen dataclass of plain numbers that defines `event_shape`,
-    `draw`, `log_density` (one event) and `exact_entropy`; everything else is here.
+        toy = gm.data.TwoMoons()
+        toy.log_prob({}, x)              # exact, nats
+        toy.sample({}, key, (1_000,))
+        toy.entropy()                    # exact, nats
+
+    A subclass is a frozen dataclass of plain numbers that defines `event`, `sample_one`, `log_prob_one` and `exact_entropy`.
     """
 
-    @property
-    @abc.abstractmethod
-    def event_shape(self) -> tuple[int, ...]:
-        """Shape of one event."""
+    def _init(self, key: Key, x: Array, context: Context) -> Params:
+        return {}
 
     @abc.abstractmethod
-    def draw(self, key: Array, shape: tuple[int, ...]) -> Array:
-        """Independent draws, (*shape, *event_shape); `sample` jits it."""
+    def log_prob_one(self, params: Params, x: Array, context: Context = None, key: Key | None = None) -> Array:
+        """log p(x) of ONE event, in nats, exact."""
 
     @abc.abstractmethod
-    def log_density(self, x: Array) -> Array:
-        """log p(x) in nats of ONE event, a scalar; `log_prob` batches and jits it."""
+    def sample_one(self, params: Params, key: Key, context: Context = None) -> Array:
+        """ONE draw, of shape event_shape, in JAX's default float type."""
 
     @abc.abstractmethod
     def exact_entropy(self) -> float:
-        """H(p) in nats, computed afresh; `entropy` caches it."""
-
-    def sample(self, key: Array, shape: tuple[int, ...] = ()) -> Array:
-        """Independent draws, (*shape, *event_shape), in JAX's default float type."""
-        return _sample(self, key, tuple(shape))
-
-    def log_prob(self, x: Array) -> Array:
-        """log p(x) in nats, exact: (*batch, *event_shape) -> (*batch,), any batch axes.
-
-        Works under jit, vmap and grad; many points are taken in blocks, so that
-        memory does not grow with points times quadrature nodes.
-
-        Raises:
-            TypeError: x is not real.
-            ValueError: the trailing axes of x are not `event_shape`.
-        """
-        x = jnp.asarray(x)
-        if jnp.issubdtype(x.dtype, jnp.complexfloating):
-            raise TypeError(f"log_prob wants real x, but x has dtype {x.dtype}: pass its real part.")
-        rank = len(self.event_shape)
-        if x.ndim < rank or x.shape[x.ndim - rank :] != self.event_shape:
-            wanted = ", ".join(["...", *map(str, self.event_shape)])
-            raise ValueError(
-                f"log_prob of {self} wants x of shape ({wanted}), but x has shape {x.shape}: put the event on the last axis."
-            )
-        return _log_prob(self, x if jnp.issubdtype(x.dtype, jnp.floating) else x.astype(float))
+        """H(p) in nats, computed afresh; `entropy` remembers it."""
 
     def entropy(self) -> float:
         """H(p) = -E_p[log p] in nats, computed at the first call and then remembered."""
         return _entropy(self)
 
-
-@functools.partial(jax.jit, static_argnums=(0, 2))
-def _sample(toy: Toy, key: Array, shape: tuple[int, ...]) -> Array:
-    return toy.draw(key, shape)
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _log_prob(toy: Toy, x: Array) -> Array:
-    batch = x.shape[: x.ndim - len(toy.event_shape)]
-    events = x.reshape((math.prod(batch), *toy.event_shape))
-    # Recomputing a block in the backward pass keeps gradients in blocks too.
-    one = jax.checkpoint(toy.log_density)
-    if len(events) <= _BLOCK:
-        return jax.vmap(one)(events).reshape(batch)
-    return jax.lax.map(one, events, batch_size=_BLOCK).reshape(batch)
+    def exact_log_prob(self, x: ArrayLike) -> Array:
+        """`log_prob({}, x)`, as a function of x alone."""
+        return self.log_prob({}, x)
 
 
 @functools.lru_cache(maxsize=256)

@@ -4,9 +4,9 @@
 
 The integral is a sum over static nodes: composite Gauss-Legendre with panels no
 longer than 5 sd of arc length, 16 nodes each, then log-sum-exp: 1e-8 relative near the
-curve, 1e-5 at 300 sd from it (float32 rounding comes on top).  So log_prob stays
-finite and right far from the curve.  The nodes are spread in a parameter of nearly
-constant speed.  The curve parameter is continuous, where the reference code of
+curve, 1e-5 at 300 sd from it (float32 rounding comes on top). So log_prob stays
+finite and right far from the curve. The nodes are spread in a parameter of nearly
+constant speed. The curve parameter is continuous, where the reference code of
 two_moons places its points at equal steps.
 """
 
@@ -17,17 +17,21 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array
 from jax.scipy.special import log_ndtr
 
-from genmod.checks import check_positive
-from genmod.data.base import Toy
+from genmod.core.checks import check_positive
+from genmod.core.event import Real
+from genmod.core.types import Array, Context, Key, Params
+from genmod.data.base import PLANE, Toy
 from genmod.data.dataset import Dataset, from_density
 from genmod.data.quadrature import Floats, blurred_points_entropy, grid_entropy, panels, square_grid
 
 _PANEL = 5.0  # panel length in units of sd
 _GRADING = 1  # shorter panels at the ends
 _JITTER = 0.5 / 3  # side of the square of uniform jitter of two_spirals
+
+# A gradient computes a point again instead of keeping what each of its nodes needs: 4.8 GB for 100,000 points of two_spirals.
+_forgetful = functools.partial(jax.checkpoint, static_argnums=0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,20 +45,22 @@ class TwoMoons(Toy):
 
     def __post_init__(self):
         check_positive(noise=self.noise)
+        super().__post_init__()
 
     @property
-    def event_shape(self) -> tuple[int, ...]:
-        return (2,)
+    def event(self) -> Real:
+        return PLANE
 
-    def draw(self, key: Array, shape: tuple[int, ...]) -> Array:
+    def sample_one(self, params: Params, key: Key, context: Context = None) -> Array:
         key_t, key_moon, key_noise = jax.random.split(key, 3)
-        t = jax.random.uniform(key_t, shape, maxval=math.pi)
-        upper = jnp.stack([jnp.cos(t), jnp.sin(t)], axis=-1)
-        lower = jnp.stack([1 - jnp.cos(t), 0.5 - jnp.sin(t)], axis=-1)
-        curve = jnp.where(jax.random.bernoulli(key_moon, shape=(*shape, 1)), upper, lower)
-        return curve + self.noise * jax.random.normal(key_noise, curve.shape)
+        t = jax.random.uniform(key_t, maxval=math.pi)
+        upper = jnp.stack([jnp.cos(t), jnp.sin(t)])
+        lower = jnp.stack([1 - jnp.cos(t), 0.5 - jnp.sin(t)])
+        curve = jnp.where(jax.random.bernoulli(key_moon), upper, lower)
+        return curve + self.noise * jax.random.normal(key_noise, (2,))
 
-    def log_density(self, x: Array) -> Array:
+    @_forgetful
+    def log_prob_one(self, params: Params, x: Array, context: Context = None, key: Key | None = None) -> Array:
         return _blurred_log_density(x, *_moon_nodes(self), self.noise)
 
     def exact_entropy(self) -> float:
@@ -73,18 +79,20 @@ class SwissRoll(Toy):
 
     def __post_init__(self):
         check_positive(noise=self.noise)
+        super().__post_init__()
 
     @property
-    def event_shape(self) -> tuple[int, ...]:
-        return (2,)
+    def event(self) -> Real:
+        return PLANE
 
-    def draw(self, key: Array, shape: tuple[int, ...]) -> Array:
+    def sample_one(self, params: Params, key: Key, context: Context = None) -> Array:
         key_t, key_noise = jax.random.split(key)
-        t = jax.random.uniform(key_t, shape, minval=1.5 * math.pi, maxval=4.5 * math.pi)
-        curve = jnp.stack([t * jnp.cos(t), t * jnp.sin(t)], axis=-1)
-        return (curve + self.noise * jax.random.normal(key_noise, curve.shape)) / 5
+        t = jax.random.uniform(key_t, minval=1.5 * math.pi, maxval=4.5 * math.pi)
+        curve = jnp.stack([t * jnp.cos(t), t * jnp.sin(t)])
+        return (curve + self.noise * jax.random.normal(key_noise, (2,))) / 5
 
-    def log_density(self, x: Array) -> Array:
+    @_forgetful
+    def log_prob_one(self, params: Params, x: Array, context: Context = None, key: Key | None = None) -> Array:
         return _blurred_log_density(x, *_roll_nodes(self), self.noise / 5)
 
     def exact_entropy(self) -> float:
@@ -97,7 +105,7 @@ class TwoSpirals(Toy):
     """x = +-(d / 3) + noise e, d = (-cos(n) n, sin(n) n) + U[0, 1/2]^2, n = 3 pi sqrt(U).
 
     FFJORD's 2spirals: the second spiral is the first reflected in the origin, jitter
-    included.  Per coordinate, jitter and noise together have the density
+    included. Per coordinate, jitter and noise together have the density
     [Phi((y + w/2) / noise) - Phi((y - w/2) / noise)] / w, w = 1/6, about their centre.
     """
 
@@ -105,20 +113,21 @@ class TwoSpirals(Toy):
 
     def __post_init__(self):
         check_positive(noise=self.noise)
+        super().__post_init__()
 
     @property
-    def event_shape(self) -> tuple[int, ...]:
-        return (2,)
+    def event(self) -> Real:
+        return PLANE
 
-    def draw(self, key: Array, shape: tuple[int, ...]) -> Array:
+    def sample_one(self, params: Params, key: Key, context: Context = None) -> Array:
         key_n, key_jitter, key_arm, key_noise = jax.random.split(key, 4)
-        n = 3 * math.pi * jnp.sqrt(jax.random.uniform(key_n, shape))
-        curve = jnp.stack([-jnp.cos(n) * n, jnp.sin(n) * n], axis=-1)
-        d = curve + jax.random.uniform(key_jitter, curve.shape, maxval=0.5)
-        sign = jax.random.rademacher(key_arm, (*shape, 1), dtype=d.dtype)
-        return sign * d / 3 + self.noise * jax.random.normal(key_noise, d.shape)
+        n = 3 * math.pi * jnp.sqrt(jax.random.uniform(key_n))
+        d = jnp.stack([-jnp.cos(n) * n, jnp.sin(n) * n]) + jax.random.uniform(key_jitter, (2,), maxval=0.5)
+        sign = jax.random.rademacher(key_arm, (), dtype=d.dtype)
+        return sign * d / 3 + self.noise * jax.random.normal(key_noise, (2,))
 
-    def log_density(self, x: Array) -> Array:
+    @_forgetful
+    def log_prob_one(self, params: Params, x: Array, context: Context = None, key: Key | None = None) -> Array:
         centres, weights = _spiral_nodes(self)
         y = jnp.abs(x[None] - jnp.asarray(centres, x.dtype))
         # Both tails are taken on the negative side, where log_ndtr is accurate.
@@ -176,16 +185,16 @@ def _spiral_nodes(toy: TwoSpirals) -> tuple[Floats, Floats]:
     return np.concatenate([centres, -centres]), np.tile(weights, 2)
 
 
-def two_moons(key: Array, n: int, *, noise: float = 0.05) -> Dataset:
+def two_moons(key: Key, n: int, *, noise: float = 0.05) -> Dataset:
     """Two interleaved half circles with the geometry of scikit-learn's make_moons."""
     return from_density("two_moons", TwoMoons(float(noise)), key, n)
 
 
-def swiss_roll(key: Array, n: int, *, noise: float = 1.0) -> Dataset:
-    """A spiral roll in the plane (Grathwohl et al. 2019, FFJORD's toy_data)."""
+def swiss_roll(key: Key, n: int, *, noise: float = 1.0) -> Dataset:
+    """A spiral roll in the plane (Grathwohl et al. 2019, arXiv:1810.01367, its toy_data)."""
     return from_density("swiss_roll", SwissRoll(float(noise)), key, n)
 
 
-def two_spirals(key: Array, n: int, *, noise: float = 0.1) -> Dataset:
-    """Two entwined spirals (Grathwohl et al. 2019, FFJORD's toy_data)."""
+def two_spirals(key: Key, n: int, *, noise: float = 0.1) -> Dataset:
+    """Two entwined spirals (Grathwohl et al. 2019, arXiv:1810.01367, its toy_data)."""
     return from_density("two_spirals", TwoSpirals(float(noise)), key, n)

@@ -4,6 +4,7 @@ Nothing is ever unpickled, and nothing extracted to disk.
 """
 
 import csv
+import datetime
 import gzip
 import os
 import pathlib
@@ -14,7 +15,10 @@ from typing import Any
 
 import numpy as np
 
+from genmod.core.arrays import Column, ColumnKind, join_real, refusal
+
 _WANTED = "a .npy, .npz or .csv table"
+_MISSING = frozenset(("", "na", "n/a", "<na>", "nan", "nat", "null", "none"))
 
 
 def data_folder(wanted: str, fill: str = "") -> pathlib.Path:
@@ -94,17 +98,17 @@ def untar(path: pathlib.Path, files: list[str], fix: str = "fetch it again") -> 
 
 
 def read(path: pathlib.Path) -> tuple[dict[str, np.ndarray], list[str] | None]:
-    """The arrays of a file by name ('' in a .npy or .csv), and the columns of a .csv header.
+    """The arrays of a file by name ('' in a .npy or .csv), and the names of the columns of a .csv.
 
     Raises:
-        TypeError: an array of Python objects.
-        ValueError: unknown suffix, a damaged file, or a .csv that is not a number table.
+        TypeError: an array of Python objects, or a column of a .csv that does not hold real numbers.
+        ValueError: unknown suffix, a damaged file, or missing values in a .csv.
     """
     suffix = path.suffix.lower()
     if suffix == ".csv":
         return _read_csv(path)
     if suffix not in (".npy", ".npz"):
-        raise ValueError(f"{path.name} ends in {suffix!r}, but {_WANTED} is wanted: save it as one of these.")
+        raise ValueError(f"{path.name} must be {_WANTED}, got the suffix {suffix!r}; save it as one of these")
     try:
         loaded = np.load(path, allow_pickle=False)
         if isinstance(loaded, np.ndarray):
@@ -113,12 +117,10 @@ def read(path: pathlib.Path) -> tuple[dict[str, np.ndarray], list[str] | None]:
             arrays = {name: loaded[name] for name in loaded.files}
     except (ValueError, EOFError, OSError, zipfile.BadZipFile) as error:
         if "Object arrays" in str(error):
-            raise TypeError(
-                f"{path.name} holds Python objects, but real floats are wanted: convert it with x.astype(float)."
-            ) from None
-        raise ValueError(f"{path.name} cannot be read as {_WANTED} ({error}): save it again.") from None
+            raise refusal(path.name, ColumnKind.OBJECTS) from None
+        raise ValueError(f"{path.name} cannot be read as {_WANTED} ({error}); save it again") from None
     if not arrays:
-        raise ValueError(f"{path.name} is empty, but an array is wanted: save it again.")
+        raise ValueError(f"{path.name} must hold an array, got an empty file; save it again")
     return arrays, None
 
 
@@ -127,35 +129,38 @@ def _read_csv(path: pathlib.Path) -> tuple[dict[str, np.ndarray], list[str] | No
         with path.open(newline="", encoding="utf-8-sig") as file:
             rows = [[cell.strip() for cell in row] for row in csv.reader(file) if any(map(str.strip, row))]
     except (UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"{path.name} cannot be read as a .csv table ({error}): save it as UTF-8 text.") from None
+        raise ValueError(f"{path.name} cannot be read as a .csv table ({error}); save it as UTF-8 text") from None
     if not rows:
-        raise ValueError(f"{path.name} is empty, but a table of numbers is wanted: check the file.")
+        raise ValueError(f"{path.name} must hold a table of numbers, got an empty file")
     header = rows.pop(0) if _is_header(rows) else None
     width = len(rows[0]) if header is None and rows else len(header or ())
     for i, row in enumerate(rows):
         if len(row) != width:
             raise ValueError(
-                f"{path.name} has {len(row)} cells in row {i} (from 0), but {width} are wanted as in its first row: "
-                "check its commas."
+                f"{path.name} must have {width} cells in every row, as in its first, got {len(row)} in row {i} (from 0); "
+                "check its commas"
             )
-    values = np.empty((len(rows), width))
-    for i, row in enumerate(rows):
-        for j, cell in enumerate(row):
-            if (value := _number(cell)) is None:
-                name = j if header is None else repr(header[j])
-                raise ValueError(
-                    f"column {name} of {path.name} is not numeric (row {i} has {cell!r}): drop the column or encode "
-                    "it as numbers."
-                )
-            values[i, j] = value
-    if rows and all(_is_integer(cell) for row in rows for cell in row):
-        values = values.astype(np.int64)
-    return {"": values}, header
+    names = [str(j) if header is None else repr(header[j]) for j in range(width)]
+    if not rows:
+        return {"": np.empty((0, width))}, names
+    return {"": join_real(path.name, [_column(name, [row[j] for row in rows]) for j, name in enumerate(names)])}, names
+
+
+def _column(name: str, cells: list[str]) -> Column:
+    """What the cells of a column are, and their values where they are numbers."""
+    present = [i for i, cell in enumerate(cells) if cell.lower() not in _MISSING]
+    kind = next((kind for kind, fits in _FORMS if all(fits(cells[i]) for i in present)), ColumnKind.TEXT)
+    values = np.array([_number(cell) for cell in cells], float)
+    odd = next((i for i in present if _number(cells[i]) is None), None)
+    return Column(name, kind, values, len(cells) - len(present), "" if odd is None else f"{cells[odd]!r} in row {odd}")
 
 
 def _is_header(rows: list[list[str]]) -> bool:
-    """No cell of the first row is a number: a row with some is data with a bad cell, and must not be dropped."""
-    return all(_number(cell) is None for cell in rows[0])
+    """Some cell of the first row is text and none is a number: a row with some is data with a bad cell, not to be dropped.
+
+    An empty cell is no number: pandas leaves the name of its index out.
+    """
+    return any(rows[0]) and all(not cell or _number(cell) is None for cell in rows[0])
 
 
 def _number(cell: str) -> float | None:
@@ -170,3 +175,20 @@ def _number(cell: str) -> float | None:
 
 def _is_integer(cell: str) -> bool:
     return cell.lstrip("+-").isdigit()
+
+
+def _is_date(cell: str) -> bool:
+    try:
+        datetime.datetime.fromisoformat(cell)
+    except ValueError:
+        return False
+    return True
+
+
+# What a column holds is the first of these that all its cells are, else text.
+_FORMS = (
+    (ColumnKind.INTEGERS, _is_integer),
+    (ColumnKind.REAL, lambda cell: _number(cell) is not None),
+    (ColumnKind.BOOLEANS, lambda cell: cell.lower() in ("true", "false")),
+    (ColumnKind.DATES, _is_date),
+)

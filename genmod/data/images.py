@@ -2,7 +2,7 @@
 
 data = gm.data.images.mnist()      # .train .validation .test, .labels.train ..., .num_levels
 
-`digits` comes with scikit-learn.  The others are read from the folder named by GENMOD_DATA, in the
+`digits` comes with scikit-learn. The others are read from the folder named by GENMOD_DATA, in the
 formats of their publication, below the names that `download` gives them:
 
     mnist/, fashion_mnist/     {train,t10k}-{images-idx3,labels-idx1}-ubyte, each plain or as .gz   (IDX)
@@ -10,7 +10,7 @@ formats of their publication, below the names that `download` gives them:
                                (records of a label and 1024 bytes each of red, green and blue)
 
 The SHA-256 of what is read, unpacked, must be that of the published files, so a set has the same rows in
-the same order everywhere.  Validation is the last `num_validation` rows of the published training set, and
+the same order everywhere. Validation is the last `num_validation` rows of the published training set, and
 train the rows before; test is the published test set.
 
 Nothing is scaled or dequantised: a model of levels k in {0, ..., num_levels - 1} has probabilities P(k).
@@ -50,7 +50,7 @@ def _idx_packages(folder: str, *sha256: str) -> dict[str, dict[str, str]]:
     return {f"{name}.gz": {name: digest} for name, digest in zip(names, sha256, strict=True)}
 
 
-# Set -> package that is downloaded -> file in it -> SHA-256.  Of the files and not of the packages, which some packed again.
+# Set -> package that is downloaded -> file in it -> SHA-256. Of the files and not of the packages, which some packed again.
 _PACKAGES = {
     "mnist": _idx_packages(
         "mnist",
@@ -139,10 +139,10 @@ def quantize(x: Any, num_bits: int) -> Array:
     """
     x = jnp.asarray(x)
     if x.dtype != jnp.uint8:
-        raise TypeError(f"x must be uint8, levels 0..255, but it has dtype {x.dtype}: pass the images as they were read.")
+        raise TypeError(f"x must be uint8, levels 0..255, got {x.dtype}; pass the images as they were read")
     num_bits = _integer("num_bits", num_bits)
     if not 1 <= num_bits <= 8:
-        raise ValueError(f"num_bits must be in 1..8, but it is {num_bits}: pass for example 5.")
+        raise ValueError(f"num_bits must be in 1..8, got {num_bits}")
     return x >> (8 - num_bits)
 
 
@@ -157,15 +157,17 @@ def read_idx(path: str | os.PathLike[str]) -> np.ndarray:
     """
     path = pathlib.Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"there is no file {str(path)!r}: give the path of an IDX file.")
+        raise FileNotFoundError(f"there is no file {str(path)!r}; give the path of an IDX file")
     return _parse_idx(unzip(path), str(path))
 
 
 def download(name: str, folder: str | os.PathLike[str] | None = None, *, url: str | None = None, timeout: float = 60.0) -> None:
-    """Fetches the published files of "mnist" (12 MB), "fashion_mnist" (31 MB) or "cifar10" (170 MB) into `folder`.
+    """Fetches the published files of a set. A file that is there and right is kept; another is put there whole or not at all.
 
-    `folder` is GENMOD_DATA if None, and is made if it is not there.  A file that is there and right is kept; another one
-    is put there whole or not at all.  `url` is that of a mirror's folder; `timeout` is in seconds without an answer.
+    Args:
+      name: "mnist" (12 MB), "fashion_mnist" (31 MB) or "cifar10" (170 MB).
+      folder: where they go; GENMOD_DATA if None; it is made if it is not there.
+      url: that of a mirror's folder. timeout: seconds without an answer.
 
     Raises:
         ConnectionError: a file could not be fetched.
@@ -173,9 +175,9 @@ def download(name: str, folder: str | os.PathLike[str] | None = None, *, url: st
             folder, which is not touched, is not.
     """
     if name not in _PACKAGES:
-        raise ValueError(f"name must be one of {', '.join(map(repr, _PACKAGES))}, but it is {name!r}.")
+        raise ValueError(f"name must be one of {', '.join(map(repr, _PACKAGES))}, got {name!r}")
     if not (folder := folder or os.environ.get("GENMOD_DATA")):
-        raise ValueError("folder must be given where the environment variable GENMOD_DATA is not set: pass folder=...")
+        raise ValueError("folder must be given where the environment variable GENMOD_DATA is not set; pass folder=...")
     for package, sha256 in _PACKAGES[name].items():
         path = pathlib.Path(folder) / package
         there = _locate(pathlib.Path(folder), package, sha256)
@@ -218,9 +220,7 @@ def _cut(name: str, x: np.ndarray, labels: np.ndarray, test: np.ndarray, test_la
     """Cuts validation off the end of the published training set (x, labels)."""
     n = len(x) - _integer("num_validation", num_validation)
     if not 0 < n <= len(x):
-        raise ValueError(
-            f"num_validation must be in 0..{len(x) - 1} for {name}, but it is {num_validation}: pass for example 5_000."
-        )
+        raise ValueError(f"num_validation must be in 0..{len(x) - 1} for {name}, got {num_validation}")
     return _dataset(name, (x[:n], x[n:], test), (labels[:n], labels[n:], test_labels), 256)
 
 
@@ -286,4 +286,4 @@ def _integer(name: str, value: Any) -> int:
     try:
         return operator.index(value)
     except TypeError:
-        raise TypeError(f"{name} must be an integer, but it is {value!r}.") from None
+        raise TypeError(f"{name} must be an integer, got {value!r}") from None

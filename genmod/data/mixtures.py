@@ -17,10 +17,11 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array
 
-from genmod.checks import check_positive
-from genmod.data.base import Toy
+from genmod.core.checks import check_positive
+from genmod.core.event import Real
+from genmod.core.types import Array, Context, Key, Params
+from genmod.data.base import PLANE, Toy
 from genmod.data.dataset import Dataset, from_density
 from genmod.data.quadrature import blurred_points_entropy, mixture_entropy
 
@@ -45,25 +46,25 @@ class TwoBumps(Toy):
             object.__setattr__(self, name, tuple(float(v) for v in getattr(self, name)))
         if not len(self.weights) == len(self.means) == len(self.sds) >= 1:
             raise ValueError(
-                f"weights, means and sds must have one entry a bump, but have {len(self.weights)}, "
-                f"{len(self.means)} and {len(self.sds)}: give them the same length."
+                f"weights, means and sds must be of one length, got {len(self.weights)}, {len(self.means)} and {len(self.sds)}"
             )
         if min(self.weights) < 0 or not math.isclose(sum(self.weights), 1, abs_tol=1e-6):
-            raise ValueError(f"weights must be >= 0 and add up to 1, but are {self.weights}: normalise them.")
+            raise ValueError(f"weights must be >= 0 and add up to 1, got {self.weights}; normalise them")
         check_positive(sds=min(self.sds))
+        super().__post_init__()
 
     @property
-    def event_shape(self) -> tuple[int, ...]:
-        return (1,)
+    def event(self) -> Real:
+        return Real((1,))
 
-    def draw(self, key: Array, shape: tuple[int, ...]) -> Array:
+    def sample_one(self, params: Params, key: Key, context: Context = None) -> Array:
         key_bump, key_noise = jax.random.split(key)
-        noise = jax.random.normal(key_noise, (*shape, 1))
+        noise = jax.random.normal(key_noise, (1,))
         weights, means, sds = (jnp.asarray(v, noise.dtype) for v in (self.weights, self.means, self.sds))
-        bump = jax.random.categorical(key_bump, jnp.log(weights), shape=(*shape, 1))
+        bump = jax.random.categorical(key_bump, jnp.log(weights), shape=(1,))
         return means[bump] + sds[bump] * noise
 
-    def log_density(self, x: Array) -> Array:
+    def log_prob_one(self, params: Params, x: Array, context: Context = None, key: Key | None = None) -> Array:
         weights, means, sds = (jnp.asarray(v, x.dtype) for v in (self.weights, self.means, self.sds))
         return jax.nn.logsumexp(jnp.log(weights) + _log_normal(x, means, sds))
 
@@ -81,22 +82,23 @@ class EightGaussians(Toy):
 
     def __post_init__(self):
         check_positive(radius=self.radius, sd=self.sd)
+        super().__post_init__()
 
     @property
-    def event_shape(self) -> tuple[int, ...]:
-        return (2,)
+    def event(self) -> Real:
+        return PLANE
 
     def _centres(self) -> np.ndarray:
         angle = np.arange(8) * math.pi / 4
         return self.radius * np.stack([np.cos(angle), np.sin(angle)], axis=1)
 
-    def draw(self, key: Array, shape: tuple[int, ...]) -> Array:
+    def sample_one(self, params: Params, key: Key, context: Context = None) -> Array:
         key_bump, key_noise = jax.random.split(key)
-        noise = jax.random.normal(key_noise, (*shape, 2))
-        bump = jax.random.randint(key_bump, shape, 0, 8)
+        noise = jax.random.normal(key_noise, (2,))
+        bump = jax.random.randint(key_bump, (), 0, 8)
         return jnp.asarray(self._centres(), noise.dtype)[bump] + self.sd * noise
 
-    def log_density(self, x: Array) -> Array:
+    def log_prob_one(self, params: Params, x: Array, context: Context = None, key: Key | None = None) -> Array:
         terms = _log_normal(x[None], jnp.asarray(self._centres(), x.dtype), self.sd)
         return jax.nn.logsumexp(terms.sum(-1)) - math.log(8)
 
@@ -115,21 +117,22 @@ class GaussianGrid(Toy):
 
     def __post_init__(self):
         check_positive(num=self.num, step=self.step, sd=self.sd)
+        super().__post_init__()
 
     @property
-    def event_shape(self) -> tuple[int, ...]:
-        return (2,)
+    def event(self) -> Real:
+        return PLANE
 
     def _means(self) -> tuple[float, ...]:
         return tuple(self.step * (i - (self.num - 1) / 2) for i in range(self.num))
 
-    def draw(self, key: Array, shape: tuple[int, ...]) -> Array:
+    def sample_one(self, params: Params, key: Key, context: Context = None) -> Array:
         key_bump, key_noise = jax.random.split(key)
-        noise = jax.random.normal(key_noise, (*shape, 2))
-        bump = jax.random.randint(key_bump, (*shape, 2), 0, self.num)
+        noise = jax.random.normal(key_noise, (2,))
+        bump = jax.random.randint(key_bump, (2,), 0, self.num)
         return jnp.asarray(self._means(), noise.dtype)[bump] + self.sd * noise
 
-    def log_density(self, x: Array) -> Array:
+    def log_prob_one(self, params: Params, x: Array, context: Context = None, key: Key | None = None) -> Array:
         means = jnp.asarray(self._means(), x.dtype)
         axes = jax.nn.logsumexp(_log_normal(x[:, None], means[None], self.sd), axis=1)
         return axes.sum() - 2 * math.log(self.num)
@@ -147,18 +150,19 @@ class TwoNorm(Toy):
 
     def __post_init__(self):
         check_positive(dim=self.dim)
+        super().__post_init__()
 
     @property
-    def event_shape(self) -> tuple[int, ...]:
-        return (self.dim,)
+    def event(self) -> Real:
+        return Real((self.dim,))
 
-    def draw(self, key: Array, shape: tuple[int, ...]) -> Array:
+    def sample_one(self, params: Params, key: Key, context: Context = None) -> Array:
         key_class, key_noise = jax.random.split(key)
-        noise = jax.random.normal(key_noise, (*shape, self.dim))
-        sign = jax.random.rademacher(key_class, (*shape, 1), dtype=noise.dtype)
+        noise = jax.random.normal(key_noise, (self.dim,))
+        sign = jax.random.rademacher(key_class, (), dtype=noise.dtype)
         return 2 / math.sqrt(self.dim) * sign + noise
 
-    def log_density(self, x: Array) -> Array:
+    def log_prob_one(self, params: Params, x: Array, context: Context = None, key: Key | None = None) -> Array:
         a = 2 / math.sqrt(self.dim)
         classes = jnp.stack([_log_normal(x, a, 1.0).sum(), _log_normal(x, -a, 1.0).sum()])
         return jax.nn.logsumexp(classes) - math.log(2)
@@ -177,17 +181,18 @@ class Funnel(Toy):
 
     def __post_init__(self):
         check_positive(dim=self.dim - 1, sd=self.sd)
+        super().__post_init__()
 
     @property
-    def event_shape(self) -> tuple[int, ...]:
-        return (self.dim,)
+    def event(self) -> Real:
+        return Real((self.dim,))
 
-    def draw(self, key: Array, shape: tuple[int, ...]) -> Array:
-        noise = jax.random.normal(key, (*shape, self.dim))
-        v = self.sd * noise[..., :1]
-        return jnp.concatenate([v, jnp.exp(v / 2) * noise[..., 1:]], axis=-1)
+    def sample_one(self, params: Params, key: Key, context: Context = None) -> Array:
+        noise = jax.random.normal(key, (self.dim,))
+        v = self.sd * noise[:1]
+        return jnp.concatenate([v, jnp.exp(v / 2) * noise[1:]])
 
-    def log_density(self, x: Array) -> Array:
+    def log_prob_one(self, params: Params, x: Array, context: Context = None, key: Key | None = None) -> Array:
         v = x[0]
         rest = -0.5 * jnp.square(x[1:] * jnp.exp(-v / 2)) - v / 2 - _HALF_LOG_2PI
         return _log_normal(v, 0.0, self.sd) + rest.sum()
@@ -197,26 +202,46 @@ class Funnel(Toy):
         return self.dim * _GAUSSIAN_ENTROPY + math.log(self.sd)
 
 
-def two_bumps(key: Array, n: int, *, weights=(0.5, 0.5), means=(-3.0, 3.0), sds=(1.0, 1.0)) -> Dataset:
-    """A mixture of Gaussians on the line, events (1,); see `TwoBumps`."""
+def two_bumps(key: Key, n: int, *, weights=(0.5, 0.5), means=(-3.0, 3.0), sds=(1.0, 1.0)) -> Dataset:
+    """A mixture of Gaussians on the line, events (1,).
+
+    Args:
+      key: one typed key. n: the number of points to train on; a quarter of it each to validate and to test.
+      weights, means, sds: one number a bump.
+    """
     return from_density("two_bumps", TwoBumps(weights, means, sds), key, n)
 
 
-def eight_gaussians(key: Array, n: int, *, radius: float = 4 / 1.414, sd: float = 0.5 / 1.414) -> Dataset:
-    """Eight Gaussians on a circle (Grathwohl et al. 2019, FFJORD's toy_data)."""
+def eight_gaussians(key: Key, n: int, *, radius: float = 4 / 1.414, sd: float = 0.5 / 1.414) -> Dataset:
+    """Eight Gaussians on a circle (Grathwohl et al. 2019, arXiv:1810.01367, its toy_data).
+
+    Args:
+      key: one typed key. n: the number of points to train on; a quarter of it each to validate and to test.
+      radius: of the circle. sd: of each Gaussian.
+    """
     return from_density("eight_gaussians", EightGaussians(radius, sd), key, n)
 
 
-def gaussian_grid(key: Array, n: int, *, num: int = 5, step: float = 2.0, sd: float = 0.05) -> Dataset:
-    """25 narrow Gaussians on a square grid (Dumoulin et al. 2017; Srivastava et al. 2017)."""
+def gaussian_grid(key: Key, n: int, *, num: int = 5, step: float = 2.0, sd: float = 0.05) -> Dataset:
+    """25 narrow Gaussians on a square grid (Dumoulin et al. 2017, arXiv:1606.00704; Srivastava et al. 2017, arXiv:1705.07761).
+
+    Args:
+      key: one typed key. n: the number of points to train on; a quarter of it each to validate and to test.
+      num: Gaussians along a side of the grid. step: from one to the next. sd: of each.
+    """
     return from_density("gaussian_grid", GaussianGrid(num, step, sd), key, n)
 
 
-def twonorm(key: Array, n: int, *, dim: int = 20) -> Dataset:
+def twonorm(key: Key, n: int, *, dim: int = 20) -> Dataset:
     """Breiman's twonorm without its labels, events (dim,) (Breiman 1996)."""
     return from_density("twonorm", TwoNorm(dim), key, n)
 
 
-def funnel(key: Array, n: int, *, dim: int = 10, sd: float = 3.0) -> Dataset:
-    """Neal's funnel, events (dim,) = (v, x_1, ...) (Neal 2003)."""
+def funnel(key: Key, n: int, *, dim: int = 10, sd: float = 3.0) -> Dataset:
+    """Neal's funnel, events (dim,) = (v, x_1, ...) (Neal 2003).
+
+    Args:
+      key: one typed key. n: the number of points to train on; a quarter of it each to validate and to test.
+      dim: of an event, v included. sd: of v.
+    """
     return from_density("funnel", Funnel(dim, sd), key, n)

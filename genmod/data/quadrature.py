@@ -6,7 +6,7 @@
   rule, which converges spectrally for a periodic integrand.
 - `grid_entropy`: H = -sum_ij p_ij log p_ij h^2 on a square grid of spacing h, for a
   density that is a mixture of products, p_ij = sum_k w_k a_k(x_i) b_k(y_j); so the
-  whole grid is one matrix product.  Smooth integrands make the rule spectral.
+  whole grid is one matrix product. Smooth integrands make the rule spectral.
 """
 
 import functools
@@ -27,10 +27,14 @@ def _rule() -> tuple[Floats, Floats]:
 
 
 def panels(lower: float, upper: float, width: float, grading: int = 0) -> tuple[Floats, Floats]:
-    """Nodes and weights (k,), (k,) of composite Gauss-Legendre with panels <= width.
+    """Composite Gauss-Legendre quadrature.
 
-    The first and last panel are cut `grading` times, each time at a quarter from the
-    end: seen from far away the end of a curve outweighs the rest exponentially.
+    Args:
+      lower, upper: ends of the interval. width: the greatest length of a panel.
+      grading: how often the first and last panel are cut, each time at a quarter from the end: seen from far away the end of a
+        curve outweighs the rest exponentially.
+
+    Returns nodes and weights, (k,) each.
     """
     breaks = np.linspace(lower, upper, max(1, math.ceil((upper - lower) / width)) + 1)
     cuts = (breaks[1] - breaks[0]) * 0.25 ** np.arange(1, grading + 1)
@@ -87,14 +91,19 @@ def square_grid(centres: Floats, reach: float, spacing: float) -> tuple[Floats, 
     m, n = (math.ceil(length / spacing) + 1 for length in upper - lower)
     if m * n > _MAX_CELLS:
         raise ValueError(
-            f"the entropy needs a grid of {m} x {n} cells, above {_MAX_CELLS}, because the noise is very small: "
-            "use a larger noise."
+            f"the entropy must not need more than {_MAX_CELLS} cells, got a grid of {m} x {n}, for the noise is very small; "
+            "use a larger noise"
         )
     return lower[0] + spacing * np.arange(m), lower[1] + spacing * np.arange(n)
 
 
 def grid_entropy(a: Floats, b: Floats, weights: Floats, spacing: float) -> float:
-    """Entropy of p_ij = sum_k w_k a_ki b_kj on a square grid; a (k, m), b (k, n)."""
+    """Entropy in nats of p_ij = sum_k w_k a_ki b_kj on a square grid.
+
+    Args:
+      a, b: the factors along the two axes, (k, m) and (k, n). weights: w, (k,).
+      spacing: of the grid.
+    """
     p = (a * weights[:, None]).T @ b
     log_p = np.log(p, out=np.zeros_like(p), where=p > 0)
     return float(-np.sum(p * log_p) * spacing**2)

@@ -1,14 +1,11 @@
 """Real tables as data sets: rows are events, columns are dimensions.
 
-`table` reads a file of the user; `digits`, `breast_cancer` and `wine` come with
-scikit-learn; `miniboone` is read from the folder named by GENMOD_DATA.  Nothing is
-scaled here: a change of units moves every log-density, so models standardise inside
-themselves.  Their densities are unknown, so `.log_prob` and
-`.entropy` are None.
+`table` takes a file, a table of pandas or polars, or an array; `digits`, `breast_cancer` and `wine` come with scikit-learn;
+`miniboone` is read from the folder named by GENMOD_DATA. Nothing is scaled here: a change of units moves every log-density, so
+models standardise inside themselves. Their densities are unknown, so `.log_prob` and `.entropy` are None.
 
-Refused, because no density exists there: integers (a density model can put infinite
-density on them: add uniform noise, which is called dequantisation), missing or
-infinite values, columns that are text.
+Refused by name, because no density of real numbers exists there: columns of integers, of booleans, of text, of dates, and
+constant ones; missing and infinite values.
 """
 
 import os
@@ -18,6 +15,16 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from genmod.core.arrays import (
+    ColumnKind,
+    check_varying,
+    column_kind,
+    is_table,
+    join_real,
+    refusal,
+    table_columns,
+    to_array,
+)
 from genmod.data.dataset import Dataset, split
 from genmod.data.files import data_file, read, sklearn_datasets
 
@@ -25,22 +32,35 @@ _MIN_ROWS = 10
 _SPLITS = {"train": ("train",), "validation": ("validation", "val", "valid"), "test": ("test",)}
 
 
-def table(path: str | os.PathLike[str], seed: int = 0) -> Dataset:
-    """Reads a table (n, d) from .npy, .npz or .csv, split 80/10/10 with `seed`.
+def table(source: Any, seed: int = 0) -> Dataset:
+    """A table (n, d), split 80/10/10 with `seed`.
 
-    A .npz holds one array, or arrays `train`, `validation` (or `val`, `valid`) and
-    `test`, which are kept as they are.  A .csv may have a header row.  An array (n,)
-    is taken as (n, 1).
+        data = gm.data.table("my.csv")
+        data = gm.data.table(pandas.read_csv("my.csv").drop(columns="city").astype({"age": float}))
+
+    Args:
+      source: the path of a .npy, .npz or .csv file, a table of pandas or polars, or an array. A .csv may have a header row. A
+        .npz holds one array, or arrays `train`, `validation` (or `val`, `valid`) and `test`, which are kept as they are. An
+        array (n,) is taken as (n, 1).
 
     Raises:
         FileNotFoundError: there is no such file.
-        TypeError: the entries are integers, text or objects.
-        ValueError: unknown suffix, wrong rank, fewer than 10 rows, entries that are
-            missing or infinite, splits of different width, unknown .npz keys.
+        TypeError: a column holds integers, booleans, text, dates or objects.
+        ValueError: a column is constant; values are missing or infinite; wrong rank, fewer than 10 rows; unknown suffix,
+            splits of different width, unknown .npz keys.
     """
-    path = pathlib.Path(path)
+    if is_table(source):
+        columns = table_columns(source)
+        x = _checked(join_real("source", columns), "source", [column.name for column in columns])
+        return Dataset("table", *map(_array, split(x, seed=seed)))
+    if isinstance(source, str | os.PathLike):
+        return _read_table(pathlib.Path(source), seed)
+    return Dataset("table", *map(_array, split(_checked(np.asarray(to_array("source", source)), "source"), seed=seed)))
+
+
+def _read_table(path: pathlib.Path, seed: int) -> Dataset:
     if not path.is_file():
-        raise FileNotFoundError(f"there is no file {str(path)!r}: give the path of a .npy, .npz or .csv table.")
+        raise FileNotFoundError(f"there is no file {str(path)!r}; give the path of a .npy, .npz or .csv table")
     arrays, columns = read(path)
     if len(arrays) == 1:
         ((key, x),) = arrays.items()
@@ -49,8 +69,8 @@ def table(path: str | os.PathLike[str], seed: int = 0) -> Dataset:
     found = {name: [k for k in keys if k in arrays] for name, keys in _SPLITS.items()}
     if any(len(keys) != 1 for keys in found.values()) or len(arrays) != 3:
         raise ValueError(
-            f"{path.name} has the arrays {sorted(arrays)}, but one array, or train, validation and test, is "
-            "wanted: save it with numpy.savez(path, train=..., validation=..., test=...)."
+            f"{path.name} must hold one array, or train, validation and test, got {sorted(arrays)}; save it with "
+            "numpy.savez(path, train=..., validation=..., test=...)"
         )
     parts = [
         _checked(arrays[keys[0]], f"{path.name}[{keys[0]!r}]", None, _MIN_ROWS if name == "train" else 1)
@@ -58,8 +78,8 @@ def table(path: str | os.PathLike[str], seed: int = 0) -> Dataset:
     ]
     if len({x.shape[1] for x in parts}) != 1:
         raise ValueError(
-            f"the splits of {path.name} have {', '.join(str(x.shape[1]) for x in parts)} columns, but must have "
-            "equally many: save the same columns in each."
+            f"the splits of {path.name} must have equally many columns, got {', '.join(str(x.shape[1]) for x in parts)}; save "
+            "the same columns in each"
         )
     return Dataset(path.stem, *map(_array, parts))
 
@@ -69,7 +89,7 @@ def miniboone(seed: int = 0) -> Dataset:
 
     The published validation split is cut 90/10 with `seed` into train and validation,
     and `test` is the published test split, with the preprocessing of Papamakarios et al.
-    (2017).  Numbers are NOT comparable with those of models trained on the full 29556 rows.
+    (2017). Numbers are NOT comparable with those of models trained on the full 29556 rows.
 
     Raises:
         FileNotFoundError: GENMOD_DATA is not set, or lacks the file.
@@ -78,7 +98,7 @@ def miniboone(seed: int = 0) -> Dataset:
     path = data_file("miniboone/miniboone_val_test.npz")
     arrays, _ = read(path)
     if not {"val", "test"} <= set(arrays):
-        raise ValueError(f"{path.name} has arrays {sorted(arrays)}, but 'val' and 'test' are wanted: fetch it again.")
+        raise ValueError(f"{path.name} must hold 'val' and 'test', got {sorted(arrays)}; fetch it again")
     val, test = (_checked(arrays[k], f"{path.name}[{k!r}]") for k in ("val", "test"))
     order = np.random.default_rng(seed).permutation(len(val))
     num_train = len(val) - len(val) // 10
@@ -88,7 +108,7 @@ def miniboone(seed: int = 0) -> Dataset:
 def digits(seed: int = 0) -> Dataset:
     """scikit-learn's 8 x 8 digits, 1797 x 64, dequantised to x = (k + U[0, 1)) / 17.
 
-    k in 0..16 is the grey level and the noise is always the same, so x is in [0, 1).  A
+    k in 0..16 is the grey level and the noise is always the same, so x is in [0, 1). A
     model's E[log p(x)] - 64 log 17 is a LOWER bound on its log-probability of the integers.
     Split 80/10/10 with `seed`.
 
@@ -129,29 +149,24 @@ def _array(x: np.ndarray) -> Any:
 
 
 def _checked(x: np.ndarray, where: str, columns: list[str] | None = None, min_rows: int = _MIN_ROWS) -> np.ndarray:
-    """x as a float table (n, d) with n >= min_rows and finite entries, or a clear error."""
-    if np.issubdtype(x.dtype, np.integer) or x.dtype == np.bool_:
-        raise TypeError(
-            f"{where} has dtype {x.dtype}, and integers have no density: dequantise them first, for example with "
-            "x + numpy.random.default_rng(0).random(x.shape)."
-        )
-    if not np.issubdtype(x.dtype, np.floating):
-        raise TypeError(f"{where} has dtype {x.dtype}, but real floats are wanted: convert it with x.astype(float).")
+    """x as a float table (n, d) with n >= min_rows, finite entries and no constant column, or a clear error."""
+    kind = column_kind(x.dtype)
+    if kind is not ColumnKind.REAL:
+        raise refusal(where, kind, (), str(x.dtype))
     if x.ndim == 1:
         x = x[:, None]
     if x.ndim != 2:
-        raise ValueError(f"{where} has shape {x.shape}, but (rows, columns) is wanted: reshape it to two axes.")
-    if x.size == 0:
-        raise ValueError(f"{where} is empty (shape {x.shape}), but {min_rows} rows or more are wanted: check the file.")
-    if len(x) < min_rows:
-        raise ValueError(f"{where} has {len(x)} rows, but at least {min_rows} are wanted: bring more data.")
+        raise ValueError(f"{where} must have shape (rows, columns), got {x.shape}; reshape it to two axes")
+    if len(x) < min_rows or not x.size:
+        raise ValueError(f"{where} must have at least {min_rows} rows and one column, got shape {x.shape}")
     with np.errstate(over="ignore"):  # a value too large for JAX's float type becomes inf
         bad = np.argwhere(~np.isfinite(x.astype(jnp.result_type(float))))
     if len(bad):
         row, column = (int(i) for i in bad[0])
-        name = column if columns is None else repr(columns[column])
+        name = column if columns is None else columns[column]
         raise ValueError(
-            f"{where} has {len(bad)} values that are not finite, the first ({x[row, column]}) in row {row} (from 0), "
-            f"column {name}: drop or fill them."
+            f"{where} must be finite, got {len(bad)} values that are not, the first ({x[row, column]}) in row {row} (from 0) of "
+            f"column {name}; drop or fill them"
         )
+    check_varying(where, x, columns)
     return x

@@ -1,7 +1,6 @@
 """The published flows: builders that choose parts and return a Model with `.bijector` and `.base`."""
 
-from genmod.flows.continuous import ffjord as ffjord, flow_matching as flow_matching
-from genmod.flows.diffusion import diffusion as diffusion
+from genmod.flows.continuous import diffusion as diffusion, ffjord as ffjord, flow_matching as flow_matching
 from genmod.flows.image import dequantizer as dequantizer, glow as glow, real_nvp_image as real_nvp_image
 from genmod.flows.latents import interpolate as interpolate, multi_scale as multi_scale, resample as resample
 from genmod.flows.vector import (

@@ -1,8 +1,8 @@
-"""Continuous flows: one vector field, trained by maximum likelihood (`ffjord`) or by regression (`flow_matching`).
+"""Continuous flows, by maximum likelihood (`ffjord`) or by regression (`flow_matching`), and diffusions (`diffusion`).
 
 Equal arguments give equal fields: the parameters of one are those of the other, so that a run may begin with the one loss and
 end with the other. Common arguments: `event_shape`; `hidden_sizes`, `activation` and `conditioning` of the `nets.VelocityMLP`
-(or a Linen module of your own, `field`); `context_shape` for a conditional flow; `base`, a `gm.densities.Density` or a
+(or a Linen module of your own, `field`); `context_shape` for a conditional flow; `base`, any Distribution or
 `distrax.Distribution` (None: standard normal); `integrator` and `divergence`; `standardize`, whether the data are standardised
 by a fixed layer inside the model, so that densities are those of the user's data.
 """
@@ -14,17 +14,23 @@ import jax
 import jax.numpy as jnp
 
 from genmod import nets
-from genmod.base import Array, Shape
-from genmod.bijectors import CNF, Chain, Repeat, Standardize
-from genmod.bijectors.ode import JACOBIAN_NORM, KINETIC_ENERGY
-from genmod.checks import check_count
-from genmod.densities import Normal, as_density
-from genmod.divergence import DivergenceEstimator, Exact
+from genmod.bijectors import CNF, Chain, ProbabilityFlow, Repeat, Standardize
+from genmod.bijectors.base import Bijector
+from genmod.bijectors.continuous import JACOBIAN_NORM, KINETIC_ENERGY
+from genmod.core.checks import check_count
+from genmod.core.types import Array, Shape
+from genmod.denoising import Sampler, Steps
+from genmod.denoising.levels import SimpleWeighting, TimeSampler, UniformTimes, Weighting
+from genmod.denoising.predictors import Learned
+from genmod.denoising.schedules import Kind, Schedule, VariancePreserving
+from genmod.densities import Normal, as_distribution
+from genmod.dynamics import Adaptive, Integrator
+from genmod.dynamics.divergence import DivergenceEstimator, Exact
+from genmod.models.diffusion import Bound, Diffusion
 from genmod.models.flow import Flow
 from genmod.models.flow_matching import FlowMatching
-from genmod.ode import Adaptive, Integrator
-from genmod.paths import OptimalTransport, Path
-from genmod.transport import Coupling, Independent
+from genmod.transport import Independent, Pairing
+from genmod.transport.paths import OptimalTransport, Path
 
 
 def ffjord(
@@ -55,14 +61,15 @@ def ffjord(
     field = field or nets.VelocityMLP(tuple(hidden_sizes), activation, conditioning, dtype=dtype)
     cnf = CNF(field, integrator, divergence, context_shape, tuple(name for name, _ in penalties))
     layers = cnf if num_layers == 1 else Repeat(cnf, num_layers)
-    return Flow(_outwards(layers, standardize), as_density(base, tuple(event_shape)), penalties)
+    bijector = Chain((layers, *((Standardize(),) if standardize else ())))
+    return Flow(bijector, as_distribution(base, tuple(event_shape)), penalties)
 
 
 def flow_matching(
     event_shape: Shape,
     *,
     path: Path = OptimalTransport(),
-    coupling: Coupling = Independent(),
+    coupling: Pairing = Independent(),
     hidden_sizes: Sequence[int] = (256, 256, 256),
     activation: Callable[[Array], Array] = jax.nn.silu,
     conditioning: Literal["concat", "concat_squash"] = "concat",
@@ -90,9 +97,42 @@ def flow_matching(
     cnf = CNF(field, integrator, divergence, context_shape, (KINETIC_ENERGY,) if track_energy else ())
     if base is None and path.source_scale is not None:
         base = Normal(tuple(event_shape), path.source_scale)
-    bijector = _outwards(cnf, standardize)
-    return FlowMatching(bijector, as_density(base, tuple(event_shape)), path, coupling, context_dropout)
+    data_side = Standardize() if standardize else None
+    return FlowMatching(cnf, as_distribution(base, tuple(event_shape)), path, coupling, data_side, context_dropout)
 
 
-def _outwards(layers, standardize: bool) -> Chain:
-    return Chain((layers, *((Standardize(),) if standardize else ())))
+def diffusion(
+    event_shape: Shape,
+    *,
+    schedule: Schedule = VariancePreserving(),
+    kind: Kind = "eps",
+    hidden_sizes: Sequence[int] = (256, 256, 256),
+    activation: Callable[[Array], Array] = jax.nn.silu,
+    network: Any = None,
+    weighting: Weighting = SimpleWeighting(),
+    times: TimeSampler = UniformTimes(),
+    sampler: Sampler = Steps(),
+    bound: Bound | None = None,
+    divergence: DivergenceEstimator = Exact(),
+    integrator: Integrator = Adaptive(),
+    context_dropout: float = 0.0,
+    guidance: float = 1.0,
+    context_shape: Shape | None = None,
+    data_scale: float = 1.0,
+    scaling: Bijector | None = Standardize(),
+    dtype: Any = None,
+) -> Diffusion:
+    """A diffusion of vectors by a multilayer perceptron, or of any events by a `network` of your own.
+
+    event_shape; network: a Linen module (x, c) or (x, c, context) -> array of the shape of x, c a scalar noise level
+    (`nets.UNet` for images; None: `nets.VelocityMLP` of `hidden_sizes`). scaling: a layer between the diffusion and the data,
+    held as it was initialised, so that densities are those of the user's data; with `Standardize()` a `data_scale` of 1 is
+    right, for images take `Rescale(0.5, 0.5)`, from [-1, 1] to [0, 1]. `context_dropout` > 0 trains for classifier-free
+    `guidance`. hidden_sizes, activation, dtype: of the network, unless you give your own.
+    """
+    network = network or nets.VelocityMLP(tuple(hidden_sizes), activation, num_frequencies=4, dtype=dtype)
+    if context_dropout or guidance != 1.0:
+        network = nets.Guided(network, guidance)
+    process = ProbabilityFlow(Learned(network, schedule, kind, data_scale, context_shape), integrator, divergence)
+    shape = tuple(event_shape) if scaling is None else scaling.latent_shape(tuple(event_shape))
+    return Diffusion(process, shape, scaling, weighting, times, sampler, context_dropout, bound)

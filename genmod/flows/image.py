@@ -1,13 +1,18 @@
 """Flows on images (H, W, C): multi-scale RealNVP and Glow, and the flow of variational dequantisation.
 
 `real_nvp_image` and `glow` are densities of real images in [0, 1] (and a little around it, `AlphaLogit`);
-`gm.models.Dequantized(flow, num_levels=256)` makes of one a model of integer images. Common arguments:
+`gm.models.Dequantized(flow, num_levels=256)` makes of one a model of integer images.
 
-  num_layers: couplings per scale (and kind). num_scales: levels of the `MultiScale`; None: as many as the size allows, up
-  to 3. hidden_channels, dtype: width and arithmetic of the conditioners, unless you give your own `conditioner`, a Linen
-  module (H, W, channels) -> features. transformer: `Affine()`, a spline, ... alpha: of the logit that takes [0, 1] to R
-  (None: no logit, for images that are not in [0, 1]). context_shape: a class as a one-hot vector, a feature vector, or an
-  image. base: a density of the flat latents, (H W C,).
+Common arguments:
+  event_shape: (H, W, C) of an image.
+  num_layers: couplings per scale (and kind).
+  num_scales: levels of the `MultiScale`; None: as many as the size allows, up to 3.
+  hidden_channels, dtype: width and arithmetic of the conditioners, unless you give your own.
+  conditioner: a Linen module (H, W, channels) -> features.
+  transformer: of the couplings: `Affine()`, a spline, ...
+  alpha: of the logit that takes [0, 1] to R; None: no logit, for images that are not in [0, 1].
+  context_shape: a class as a one-hot vector, a feature vector, or an image.
+  base: a density of the flat latents, (H W C,), of ours or of Distrax; None: standard normal.
 
 `flow.bijector` is the `MultiScale`, whose `unpack` names the latents of each scale.
 """
@@ -16,7 +21,6 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 from genmod import nets
-from genmod.base import Bijector, Shape
 from genmod.bijectors import (
     ActNorm,
     Affine,
@@ -35,8 +39,10 @@ from genmod.bijectors import (
     Squeeze,
     Transformer,
 )
-from genmod.checks import check_count
-from genmod.densities import Normal, as_density
+from genmod.bijectors.base import Bijector
+from genmod.core.checks import check_count
+from genmod.core.types import Shape
+from genmod.densities import Normal, as_distribution
 from genmod.models.flow import Flow
 
 
@@ -57,7 +63,10 @@ def glow(
     """Glow: per scale a squeeze and `num_layers` steps of actnorm, 1x1 convolution and channel coupling.
 
     Kingma & Dhariwal 2018, arXiv:1807.03039, fig. 2; published for CIFAR-10 with num_layers=32, num_scales=3,
-    hidden_channels=512. See the module for the arguments.
+    hidden_channels=512.
+
+    Args:
+      linear: how the 1x1 convolutions are written, as in `Conv1x1`. The others: see the module.
     """
     shape = _image_shape(event_shape)
     check_count(num_layers=num_layers)
@@ -89,7 +98,9 @@ def real_nvp_image(
     """Multi-scale RealNVP: per scale `num_layers` checkerboard couplings, a squeeze and as many channel couplings.
 
     The last scale is `num_layers` + 1 checkerboard couplings (Dinh et al. 2016, arXiv:1605.08803, sec. 3.6). Each coupling
-    is followed by an actnorm in the place of batch normalisation. See the module for the arguments.
+    is followed by an actnorm in the place of batch normalisation.
+
+    Args: see the module.
     """
     shape = _image_shape(event_shape)
     check_count(num_layers=num_layers)
@@ -113,7 +124,11 @@ def real_nvp_image(
 def dequantizer(event_shape: Shape, num_layers: int = 4, *, hidden_channels: int = 32, conditioner: Any = None) -> Flow:
     """q(u | x) for `gm.models.Dequantized`: a flow of noise in (0, 1) given the image, close to uniform at the start.
 
-    Variational dequantisation (Ho et al. 2019, arXiv:1902.00275, sec. 3.1). Height and width must be even.
+    Variational dequantisation (Ho et al. 2019, arXiv:1902.00275, sec. 3.1).
+
+    Args:
+      event_shape: (H, W, C) of the images; height and width must be even.
+      num_layers: couplings. hidden_channels, conditioner: of their networks, as in the module.
     """
     shape = _image_shape(event_shape)
     check_count(num_layers=num_layers)
@@ -140,7 +155,7 @@ def _multi_scale(
     if alpha is not None:
         levels[0] = Chain((levels[0], Invert(AlphaLogit(alpha))))
     bijector = MultiScale(shape, tuple(levels), split)
-    return Flow(bijector, as_density(base, bijector.latent_shape(shape)))
+    return Flow(bijector, as_distribution(base, bijector.latent_shape(shape)))
 
 
 def _alternating(layer: Callable[[int], Bijector], num: int) -> Bijector:

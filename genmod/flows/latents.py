@@ -6,13 +6,15 @@ Both go data -> latents -> data through a flow whose bijector is a `MultiScale`;
 
 from collections.abc import Sequence
 
+import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from genmod.base import Array, Key, Params, Shape
 from genmod.bijectors import MultiScale
-from genmod.checks import check_count
-from genmod.keys import check_key
+from genmod.core.batching import row_keys
+from genmod.core.checks import check_count
+from genmod.core.keys import check_key
+from genmod.core.types import Array, Key, Params
 from genmod.models.flow import Flow
 
 
@@ -26,17 +28,22 @@ def interpolate(
     scales: Sequence[str] | None = None,
     context: ArrayLike | None = None,
 ) -> Array:
-    """`num` images from x_0 to x_1, (n,) + event_shape each, by straight lines in latent space: (n, num) + event_shape.
+    """Images from x_0 to x_1 by straight lines in latent space, z(a) = (1 - a) z_0 + a z_1 with a from 0 to 1.
 
-    Only the named scales move, z(a) = (1 - a) z_0 + a z_1, a from 0 to 1; the others stay those of x_0. context: one for all,
-    or (n,) + context_shape. Raises ValueError for unknown scales, for a flow without scales, and where x_0 and x_1 differ in
-    shape.
+    Args:
+      flow, params: a flow with scales, and what its `init` or `fit` made.
+      x_0, x_1: where the lines begin and end, (n,) + event_shape each.
+      num: images on each line, both ends included.
+      scales: names of the latents that move; the others stay those of x_0.
+      context: one for all, or one for each line, (n,) + context_shape.
+
+    Returns the images, (n, num) + event_shape. Raises ValueError for unknown scales, for a flow without scales, and where x_0
+    and x_1 differ in shape.
     """
     check_count(num=num)
     bijector, scales = _multi_scale(flow, scales)
     if jnp.shape(x_0) != jnp.shape(x_1):
         raise ValueError(f"x_0 and x_1 must have one shape, got {jnp.shape(x_0)} and {jnp.shape(x_1)}")
-    context = _rows(context, flow.context_shape, len(jnp.asarray(x_0)))
     start, end = (bijector.unpack(flow.encode(params, x, context)) for x in (x_0, x_1))
     weights = jnp.linspace(0.0, 1.0, num)
 
@@ -45,8 +52,8 @@ def interpolate(
         return a[:, None] + weight * (b - a)[:, None]
 
     z = bijector.pack({name: line(name, start[name], end[name]) for name in start})
-    context = None if context is None else jnp.repeat(context, num, 0)
-    return flow.decode(params, z.reshape(-1, z.shape[-1]), context).reshape(*z.shape[:2], *flow.event_shape)
+    shared = context is None or jnp.shape(context) == flow.context_shape
+    return flow.decode(params, z, context if shared else jnp.asarray(context)[:, None])
 
 
 def resample(
@@ -59,13 +66,23 @@ def resample(
     temperature: float = 1.0,
     context: ArrayLike | None = None,
 ) -> Array:
-    """Images like x, (n,) + event_shape, whose latents of the named scales are drawn anew, at `temperature`.
+    """Images like x, some of whose latents are drawn anew.
 
-    Raises ValueError for unknown scales, for a flow without scales, and as `Pushforward.tempered`.
+    Args:
+      flow, params: a flow with scales, and what its `init` or `fit` made.
+      key: of the draws.
+      x: (n,) + event_shape.
+      scales: names of the latents that are drawn; the others stay those of x.
+      temperature: standard deviation of the draws, as a multiple of the base's.
+      context: one for all, or one for each image, (n,) + context_shape.
+
+    Returns the images, (n,) + event_shape. Raises ValueError for unknown scales, for a flow without scales, and as
+    `Pushforward.tempered`.
     """
     bijector, scales = _multi_scale(flow, scales)
     old = bijector.unpack(flow.encode(params, x, context))
-    drawn = flow.tempered(temperature).draw_base(params, check_key(key), len(jnp.asarray(x)))[1]
+    narrowed, keys = flow.tempered(temperature), row_keys(check_key(key), len(jnp.asarray(x)))
+    drawn = jax.vmap(narrowed.draw_base_one, (None, 0))(params, keys)  # type: ignore[arg-type]
     new = bijector.unpack(drawn)
     return flow.decode(params, bijector.pack({name: (new if name in scales else old)[name] for name in old}), context)
 
@@ -86,11 +103,3 @@ def _multi_scale(flow: Flow, scales: Sequence[str] | None) -> tuple[MultiScale, 
     if isinstance(scales, str) or (scales is not None and not set(scales) <= set(known)):
         raise ValueError(f"scales must be a sequence of names among {known}, got {scales!r}")
     return bijector, known if scales is None else scales
-
-
-def _rows(context: ArrayLike | None, context_shape: Shape | None, num: int) -> Array | None:
-    """One context for each of `num` rows."""
-    if context is None:
-        return None
-    context = jnp.asarray(context)
-    return jnp.broadcast_to(context[None], (num, *context.shape)) if context.shape == context_shape else context

@@ -1,10 +1,15 @@
 """Flows on vectors made of layers, each a few lines that choose parts. All return a `Flow`: exact log_prob, exact samples.
 
-Common arguments: `event_shape` (D,) of a vector; `num_layers`; `hidden_sizes` and `activation` of the networks;
-`context_shape` for a conditional flow; `base`, a `gm.densities.Density` or a `distrax.Distribution` (None: standard
-normal); `standardize`, whether the data are standardised by a fixed layer inside the model, so that densities are those of
-the user's data; `seed` of the random permutations; `dtype` of the networks' arithmetic (jnp.bfloat16 for half precision:
-bijectors and log-determinants stay in at least float32).
+Common arguments:
+  event_shape: (D,) of a vector. num_layers: of the flow.
+  hidden_sizes, activation, dtype: of the networks; jnp.bfloat16 halves their precision, while bijectors and log-determinants
+    stay in at least float32.
+  num_bins, bound: of splines, which are the identity outside [-bound, bound].
+  num_units, num_sigmoid_layers: of the `DeepSigmoidal` transformers. num_units, basis: of the `Sylvester` layers.
+  context_shape: of a conditional flow.
+  base: a `gm.Distribution`, or one of Distrax; None: standard normal.
+  standardize: whether a fixed layer inside the model standardises the data; densities are those of the user's data.
+  seed: of the random permutations.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,7 +18,6 @@ from typing import Any, Literal
 import jax
 
 from genmod import nets
-from genmod.base import Array, Bijector, Shape
 from genmod.bijectors import (
     ActNorm,
     Additive,
@@ -36,8 +40,10 @@ from genmod.bijectors import (
     Whiten,
     random_order,
 )
-from genmod.checks import check_count
-from genmod.densities import as_density
+from genmod.bijectors.base import Bijector
+from genmod.core.checks import check_count
+from genmod.core.types import Array, Shape
+from genmod.densities import as_distribution
 from genmod.models.flow import Flow
 
 Activation = Callable[[Array], Array]
@@ -257,7 +263,7 @@ def _flow(
     if seed is not None and dim > 1:
         layer = Chain((layer, Permutation(random_order(dim, seed))))
     layers = Repeat(layer, num_layers, min(unroll, num_layers))
-    return Flow(Chain((layers, *last, *((Standardize(),) if standardize else ()))), as_density(base, tuple(event_shape)))
+    return Flow(Chain((layers, *last, *((Standardize(),) if standardize else ()))), as_distribution(base, tuple(event_shape)))
 
 
 def _coupling(
@@ -268,7 +274,7 @@ def _coupling(
     context_shape: Shape | None,
     dtype: Any,
 ) -> Coupling:
-    network = nets.MLP(tuple(hidden_sizes), activation, dtype=dtype)
+    network = nets.MLP(hidden_sizes, activation, dtype=dtype)
     return Coupling(transformer, network, _dim(event_shape) // 2, context_shape)
 
 
@@ -279,7 +285,7 @@ def _autoregressive(
     context_shape: Shape | None,
     dtype: Any,
 ) -> Autoregressive:
-    network = nets.MADE(tuple(hidden_sizes), activation, dtype=dtype)
+    network = nets.MADE(hidden_sizes, activation, dtype=dtype)
     return Autoregressive(transformer, network, context_shape=context_shape)
 
 

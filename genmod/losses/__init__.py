@@ -1,23 +1,9 @@
 """Losses: pure functions of FUNCTIONS (a log_prob, a sampler), usable for models of one's own. All in nats."""
 
 from genmod.losses.diffusion import BoundParts as BoundParts, denoising as denoising, variational_bound as variational_bound
-from genmod.losses.divergence import reverse_kl as reverse_kl
 from genmod.losses.likelihood import negative_log_likelihood as negative_log_likelihood
 from genmod.losses.matching import flow_matching as flow_matching
-from genmod.losses.noise_levels import (
-    DataWeighting as DataWeighting,
-    EDMWeighting as EDMWeighting,
-    LikelihoodWeighting as LikelihoodWeighting,
-    LogNormalTimes as LogNormalTimes,
-    MinSNR as MinSNR,
-    Simple as Simple,
-    TimeSampler as TimeSampler,
-    UniformLogSNRTimes as UniformLogSNRTimes,
-    UniformTimes as UniformTimes,
-    VWeighting as VWeighting,
-    Weighting as Weighting,
-    even_fractions as even_fractions,
-)
+from genmod.losses.reverse import reverse_kl as reverse_kl
 from genmod.losses.score import (
     denoising_score_matching as denoising_score_matching,
     explicit_score_matching as explicit_score_matching,

@@ -14,11 +14,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from genmod.base import Array, Key
-from genmod.checks import check_count
-from genmod.losses.noise_levels import Simple, Weighting
-from genmod.metrics import mean_and_sem
-from genmod.schedules import Kind, Schedule, noise_error, target_of
+from genmod.core.checks import check_count
+from genmod.core.statistics import mean_and_sem
+from genmod.core.types import Array, Key
+from genmod.denoising.levels import SimpleWeighting, Weighting
+from genmod.denoising.schedules import Kind, Schedule, noise_error, target_of
 
 
 def denoising(
@@ -29,15 +29,22 @@ def denoising(
     eps: Array,
     *,
     kind: Kind = "eps",
-    weighting: Weighting = Simple(),
+    weighting: Weighting = SimpleWeighting(),
     weights: Array | None = None,
     data_scale: float = 1.0,
+    row_weight: Array | None = None,
 ) -> tuple[Array, dict[str, Array]]:
     """Squared error of the noise that the prediction implies, times w(t), summed over the event, mean over the batch.
 
     Args:
       predict_fn: (x_t, t) -> predictions of `kind` for the batch, (n,) + event shape and (n,) to (n,) + event shape.
-      x0, eps: (n,) + event shape. t: (n,) in `schedule.times`. weights: (n,), of the draws of t (`TimeSampler`); None: 1.
+      schedule: of the noise.
+      x0: the data. eps: their noise. Both (n,) + event shape.
+      t: (n,) in `schedule.times`.
+      kind: what predict_fn predicts. data_scale: standard deviation of the data, for the kind "edm".
+      weighting: w(t).
+      weights: (n,), of the draws of t (`TimeSampler`); None: 1.
+      row_weight: (n,), of the rows in the mean; None: all equal.
 
     Returns (loss, {"denoising_error": loss, "denoising_error_sem": its standard error}).
     Raises ValueError where shapes differ, TypeError for what is not a Weighting.
@@ -47,7 +54,7 @@ def denoising(
             f"x0 and eps must have one shape (n,) + event shape and t shape (n,), got {x0.shape}, {eps.shape}, {t.shape}"
         )
     if not isinstance(weighting, Weighting):
-        raise TypeError(f"weighting must be a Weighting such as losses.Simple(), got {weighting!r}")
+        raise TypeError(f"weighting must be a Weighting such as denoising.SimpleWeighting(), got {weighting!r}")
     if weights is not None and weights.shape != t.shape:
         raise ValueError(f"weights must have the shape of t, {t.shape}, got {weights.shape}")
     noised = jax.vmap(schedule.perturb)(t, x0, eps)
@@ -57,7 +64,7 @@ def denoising(
         raise ValueError(f"predict_fn must return shape {x0.shape}, got {predicted.shape}")
     error = jnp.sum(((predicted - wanted) ** 2).reshape(x0.shape[0], -1), 1)
     factor = weighting(schedule, t) * noise_error(schedule, t, kind, data_scale=data_scale) ** 2
-    mean, sem = mean_and_sem(error * factor * (1.0 if weights is None else weights))
+    mean, sem = mean_and_sem(error * factor * (1.0 if weights is None else weights), row_weight)
     return mean, {"denoising_error": mean, "denoising_error_sem": sem}
 
 
@@ -83,20 +90,25 @@ def variational_bound(
     times: np.ndarray | None = None,
     num_times: int = 1,
 ) -> BoundParts:
-    """An unbiased draw of the variational bound on -log p(x0) of ONE event.
+    """An unbiased draw of the variational bound on -log p(x0) of ONE event, in nats.
+
+    Args:
+      denoiser: D, (x, t) -> x_0. schedule: that of the denoiser.
+      x0: the event. key: of the noise.
+      times: the chain, falling from noise to data (`Grid.times`), each of whose steps is evaluated once; None: the limit of
+        infinitely many steps, half the range of log-SNR times E|eps - eps^|^2 at `num_times` stratified uniform log-SNRs.
+      num_times: of the limit; with `times` it is not used.
 
     The model: x at the high end is N(0, prior_scale^2), each step q(x_s | x_t, x_0 = D(x_t, t)), and at the low end
     x_0 ~ N(D, r^2) with r = sigma / alpha there.
 
         prior           KL(q(x_high | x0) || N(0, prior_scale^2))
-        diffusion       sum over the steps of (SNR(s) - SNR(t)) / 2 E|x0 - D(x_t, t)|^2,  every step evaluated once
+        diffusion       sum over the steps of (SNR(s) - SNR(t)) / 2 E|x0 - D(x_t, t)|^2
         reconstruction  -E log N(x0; D(x_low, low), r^2)
 
-    times: the chain, falling from noise to data (`Grid.times`); None: the limit of infinitely many steps, half the range of
-    log-SNR times E|eps - eps^|^2 at `num_times` stratified uniform log-SNRs. DDPM's weight of the eps error in step t,
-    beta_t^2 / (2 sigma_t^2 alpha_t (1 - alpha-bar_t)), is (SNR(s) / SNR(t) - 1) / 2 for its posterior variance. Raises
-    ValueError for times that do not fall within [0, 1], for an end without noise or without data, for num_times < 1, and for a
-    denoiser that returns another shape.
+    DDPM's weight of the eps error in step t, beta_t^2 / (2 sigma_t^2 alpha_t (1 - alpha-bar_t)), is (SNR(s) / SNR(t) - 1) / 2
+    for its posterior variance. Raises ValueError for times that do not fall within [0, 1], for an end without noise or without
+    data, for num_times < 1, and for a denoiser that returns another shape.
     """
     check_count(num_times=num_times)
     ends = _ends(schedule, times)

@@ -11,9 +11,9 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from genmod.base import Array
-from genmod.checks import check_time
-from genmod.metrics import mean_and_sem
+from genmod.core.checks import check_time
+from genmod.core.statistics import mean_and_sem
+from genmod.core.types import Array
 
 
 def flow_matching(
@@ -23,13 +23,16 @@ def flow_matching(
     x1: Array,
     t: Array,
     noise: Array,
+    *,
+    weight: Array | None = None,
 ) -> tuple[Array, dict[str, Array]]:
     """Squared error of the velocity, summed over the event, mean over the batch.
 
     Args:
       velocity_fn: (x_t, t) -> velocities of the batch, (n,) + event shape and (n,) to (n,) + event shape.
-      path_fn: (t, x0, x1, noise) -> (x_t, velocity) of ONE event, as `paths.Path.point_and_velocity`.
+      path_fn: (t, x0, x1, noise) -> (x_t, velocity) of ONE event, as `transport.Path.point_and_velocity`.
       x0, x1, noise: (n,) + event shape, row i of x0 paired with row i of x1. t: (n,) in [0, 1].
+      weight: (n,), of the rows in the mean; None: all equal.
 
     Returns (loss, {"velocity_error": loss, "velocity_error_sem": its standard error}).
     Raises ValueError where the shapes differ, or t is known to lie outside [0, 1].
@@ -45,5 +48,5 @@ def flow_matching(
     if velocity.shape != x1.shape:
         raise ValueError(f"velocity_fn must return shape {x1.shape}, got {velocity.shape}")
     error = jnp.sum(((velocity - target) ** 2).reshape(x1.shape[0], -1), 1)
-    mean, sem = mean_and_sem(error)
+    mean, sem = mean_and_sem(error, weight)
     return mean, {"velocity_error": mean, "velocity_error_sem": sem}

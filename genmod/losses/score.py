@@ -9,23 +9,34 @@ score of the data blurred by sigma. Each takes `score_fn`, x -> s of ONE event.
 """
 
 from collections.abc import Callable
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from genmod.base import Array, Key
-from genmod.checks import check_positive
-from genmod.divergence import DivergenceEstimator, Exact, Hutchinson
-from genmod.metrics import mean_and_sem
+from genmod.core.checks import check_positive
+from genmod.core.statistics import mean_and_sem
+from genmod.core.types import Array, Key
+from genmod.dynamics.divergence import DivergenceEstimator, Exact, Hutchinson
 
 Score = Callable[[Array], Array]
 
 
 def explicit_score_matching(
-    score_fn: Score, x: Array, key: Key | None = None, *, divergence: DivergenceEstimator = Exact()
+    score_fn: Score,
+    x: Array,
+    key: Key | None = None,
+    *,
+    divergence: DivergenceEstimator = Exact(),
+    weight: Array | None = None,
 ) -> tuple[Array, dict[str, Array]]:
-    """E[|s|^2 / 2 + div s] over the batch x, (n,) + event shape. `key` where the divergence is an estimate (unbiased).
+    """E[|s|^2 / 2 + div s] over the batch x.
+
+    Args:
+      score_fn: x -> s of ONE event. x: (n,) + event shape.
+      key: where the divergence is an estimate (unbiased).
+      divergence: exact, or an estimate. weight: (n,), of the rows in the mean; None: all equal.
 
     Returns (loss, {"score_matching": loss, "score_matching_sem": its standard error}). Raises ValueError for an estimate
     without a key.
@@ -39,20 +50,43 @@ def explicit_score_matching(
         return 0.5 * jnp.sum(score**2) + jnp.mean(estimates)
 
     keys = None if key is None else jax.random.split(key, x.shape[0])
-    return _mean("score_matching", jax.vmap(one, (0, None if keys is None else 0))(x, keys))
+    return _mean("score_matching", jax.vmap(one, (0, None if keys is None else 0))(x, keys), weight)
 
 
 def sliced_score_matching(
-    score_fn: Score, x: Array, key: Key, *, num_probes: int = 1, distribution: str = "rademacher"
+    score_fn: Score,
+    x: Array,
+    key: Key,
+    *,
+    num_probes: int = 1,
+    distribution: Literal["rademacher", "normal"] = "rademacher",
+    weight: Array | None = None,
 ) -> tuple[Array, dict[str, Array]]:
-    """E[|s|^2 / 2 + v^T ds/dx v], `num_probes` directions v for each event: `explicit_score_matching` by Hutchinson's trace."""
-    return explicit_score_matching(score_fn, x, key, divergence=Hutchinson(num_probes, distribution))  # type: ignore[arg-type]
+    """E[|s|^2 / 2 + v^T ds/dx v]: `explicit_score_matching` by Hutchinson's trace.
+
+    Args:
+      score_fn: x -> s of ONE event. x: (n,) + event_shape.
+      key: of the directions v.
+      num_probes: directions for each event. distribution: of their entries.
+      weight: (n,), of the rows in the mean; None: all equal.
+
+    Returns (loss, {"score_matching": loss, "score_matching_sem": its standard error}). Raises ValueError for num_probes < 1 and
+    for another distribution.
+    """
+    return explicit_score_matching(score_fn, x, key, divergence=Hutchinson(num_probes, distribution), weight=weight)
 
 
-def denoising_score_matching(score_fn: Score, x: Array, key: Key, *, sigma: ArrayLike) -> tuple[Array, dict[str, Array]]:
-    """E[|s(x + sigma e) + e / sigma|^2] / 2 over the batch x, (n,) + event shape, with one draw of e for each event.
+def denoising_score_matching(
+    score_fn: Score, x: Array, key: Key, *, sigma: ArrayLike, weight: Array | None = None
+) -> tuple[Array, dict[str, Array]]:
+    """E[|s(x + sigma e) + e / sigma|^2] / 2 over the batch x, with one draw of e for each event.
 
-    Raises ValueError for sigma <= 0.
+    Args:
+      score_fn: x -> s of ONE event. x: (n,) + event shape. key: of the draws.
+      sigma: of the noise. weight: (n,), of the rows in the mean; None: all equal.
+
+    Returns (loss, {"denoising_score_matching": loss, "denoising_score_matching_sem": its standard error}). Raises ValueError
+    for sigma <= 0, and for a score of another shape than x.
     """
     check_positive(sigma=sigma)
     noise = jax.random.normal(key, x.shape, x.dtype)
@@ -60,9 +94,9 @@ def denoising_score_matching(score_fn: Score, x: Array, key: Key, *, sigma: Arra
     if score.shape != x.shape:
         raise ValueError(f"score_fn must return the shape of its input, {x.shape[1:]}, got {score.shape[1:]}")
     error = score + noise / sigma
-    return _mean("denoising_score_matching", 0.5 * jnp.sum((error**2).reshape(x.shape[0], -1), 1))
+    return _mean("denoising_score_matching", 0.5 * jnp.sum((error**2).reshape(x.shape[0], -1), 1), weight)
 
 
-def _mean(name: str, values: Array) -> tuple[Array, dict[str, Array]]:
-    mean, sem = mean_and_sem(values)
+def _mean(name: str, values: Array, weight: Array | None) -> tuple[Array, dict[str, Array]]:
+    mean, sem = mean_and_sem(values, weight)
     return mean, {name: mean, f"{name}_sem": sem}

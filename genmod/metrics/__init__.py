@@ -1,6 +1,6 @@
 """Metrics: arrays in, a value and its standard error out."""
 
+from genmod.core.statistics import mean_and_sem as mean_and_sem
 from genmod.metrics.bits import bits_per_dim as bits_per_dim
-from genmod.metrics.mean import mean_and_sem as mean_and_sem
+from genmod.metrics.distances import wasserstein as wasserstein
 from genmod.metrics.roc import auroc as auroc, roc_curve as roc_curve
-from genmod.metrics.wasserstein import wasserstein as wasserstein

@@ -3,7 +3,7 @@
 import math
 from typing import Any
 
-from genmod.base import Shape
+from genmod.core.types import Shape
 
 
 def bits_per_dim(nll_nats: Any, event_shape: Shape) -> Any:

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.stats import rankdata
 
-from genmod.metrics.mean import mean_and_sem
+from genmod.core.statistics import mean_and_sem
 
 
 def auroc(inliers: ArrayLike, outliers: ArrayLike) -> tuple[float, float]:

@@ -3,7 +3,6 @@
 from genmod.models.base import Model as Model
 from genmod.models.dequantized import Dequantized as Dequantized
 from genmod.models.diffusion import Bound as Bound, Diffusion as Diffusion
-from genmod.models.flow import Flow as Flow
+from genmod.models.flow import Flow as Flow, Pushforward as Pushforward
 from genmod.models.flow_matching import FlowMatching as FlowMatching, Reflow as Reflow
-from genmod.models.pushforward import Pushforward as Pushforward
 from genmod.models.score import ScoreModel as ScoreModel

@@ -10,16 +10,20 @@ E log (1/k) sum_i exp(...), which rises to log P(x) with k (Burda et al. 2015, a
 """
 
 import dataclasses
+import functools
 import math
 
 import jax
 import jax.numpy as jnp
 
 from genmod import losses
-from genmod.base import Array, Likelihood, vmap_events
-from genmod.checks import check_count
+from genmod.core.batching import Batch, row_keys, vmap_events
+from genmod.core.checks import check_count
+from genmod.core.distribution import Distribution, Likelihood
+from genmod.core.event import Levels, Real
+from genmod.core.types import Array
 from genmod.models.base import Model
-from genmod.models.pushforward import Pushforward
+from genmod.models.flow import Pushforward
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,11 +33,10 @@ class Dequantized(Model):
     Attributes:
       model: the density p of y; `model.event_shape` and its context are those of the integers.
       num_levels: n; 256 for 8 bits.
-      dequantizer: q(u | x), a flow of events in (0, 1) whose context is x, scaled to [-1/2, 1/2]
+      dequantizer: q(u | x), a conditional distribution of events in (0, 1) whose context is x, scaled to [-1/2, 1/2]
         (`gm.flows.dequantizer`); None is uniform noise. A draw outside of [0, 1] makes the bound -inf.
       num_draws: k. Parameters do not depend on it: `dataclasses.replace(model, num_draws=16)` evaluates what was trained
         (or loaded, by the description that was trained).
-
       own_loss: train `model` by its own loss on y with uniform noise, not by the bound: for a `Diffusion` or `FlowMatching`,
         whose losses need no likelihood.
 
@@ -44,28 +47,28 @@ class Dequantized(Model):
 
     model: Model
     num_levels: int = 256
-    dequantizer: Pushforward | None = None
+    dequantizer: Distribution | None = None
     num_draws: int = 1
     own_loss: bool = False
 
     def __post_init__(self):
         super().__post_init__()
         check_count(num_levels=self.num_levels, num_draws=self.num_draws)
-        if not isinstance(self.model, Model) or self.model.num_levels is not None:
+        if not isinstance(self.model, Model) or not isinstance(self.model.event, Real):
             raise TypeError(f"model must be a Model of real events, got {type(self.model).__name__}")
         if self.model.likelihood > Likelihood.LOWER_BOUND:
             raise ValueError(f"model must have a normalised log_prob, got one that is {self.model.likelihood.name}")
         q, shape = self.dequantizer, self.model.event_shape
         if q is not None and self.own_loss:
             raise ValueError("a dequantizer is trained by the bound: leave out dequantizer, or own_loss")
-        if q is not None and (q.likelihood != Likelihood.EXACT or not q.base.reparameterized):
-            raise ValueError("dequantizer must be a flow with an exact log_prob and reparameterised draws")
+        if q is not None and (q.likelihood != Likelihood.EXACT or not q.reparameterized):
+            raise ValueError("dequantizer must be a distribution with an exact log_prob and reparameterised draws")
         if q is not None and (q.event_shape, q.context_shape) != (shape, shape):
             raise ValueError(f"dequantizer must be of events {shape} given {shape}, got {q.event_shape} given {q.context_shape}")
 
-    @property
-    def event_shape(self):
-        return self.model.event_shape
+    @functools.cached_property
+    def event(self):
+        return Levels(self.model.event_shape, self.num_levels)
 
     @property
     def context_shape(self):
@@ -82,7 +85,7 @@ class Dequantized(Model):
     def quantize(self, y: Array) -> Array:
         """The integers x in 0..n-1 whose level y in [0, 1] lies in, clipped; any batch axes."""
         levels = jnp.clip(jnp.floor(y * self.num_levels), 0, self.num_levels - 1)
-        return levels.astype(jnp.uint8 if self.num_levels <= 256 else jnp.int32)
+        return levels.astype(self.event.dtype)
 
     def tempered(self, temperature: float) -> "Dequantized":
         """The same model, with the same parameters, at `temperature` (see `Pushforward.tempered`)."""
@@ -93,23 +96,22 @@ class Dequantized(Model):
     def _init(self, key, x, context):
         keys = jax.random.split(key, 3)
         u = jax.random.uniform(keys[0], x.shape)
-        params = {"model": self.model.init(keys[1], self.dequantize(x, u), context)}
+        params = {"model": self.model._init(keys[1], self.dequantize(x, u), context)}
         if self.dequantizer is not None:  # its own data are the noise, kept off the ends of (0, 1)
-            params["dequantizer"] = self.dequantizer.init(keys[2], 0.01 + 0.98 * u, self._centred(x))
+            params["dequantizer"] = self.dequantizer._init(keys[2], 0.01 + 0.98 * u, self._centred(x))
         return params
 
-    def _loss(self, params, key, x, context):
+    def loss(self, params, key, batch, *, step=None):
+        x, context, weight = self.read(batch)
         if self.own_loss:
             noise_key, model_key = jax.random.split(key)
-            return self.model.loss(
-                params["model"], model_key, self.dequantize(x, jax.random.uniform(noise_key, x.shape)), context
-            )
-        keys = jax.random.split(key, x.shape[0])
+            y = self.dequantize(x, jax.random.uniform(noise_key, x.shape))
+            return self.model.loss(params["model"], model_key, Batch(y, context, weight), step=step)
         axes = (None, 0, None if context is None else 0, 0)
-        bound = vmap_events(self._log_prob, axes)(params, x, context, keys)
-        return losses.negative_log_likelihood(lambda _: bound, x, name=self.likelihood.nll_key)
+        bound = vmap_events(self.log_prob_one, axes)(params, x, context, row_keys(key, x.shape[0]))
+        return losses.negative_log_likelihood(lambda _: bound, x, name=self.likelihood.nll_key, weight=weight)
 
-    def _log_prob(self, params, x, context, key):
+    def log_prob_one(self, params, x, context=None, key=None):
         if key is None:
             raise ValueError("log_prob of dequantised data is a bound by random draws: pass key=...")
         if self.num_draws == 1:
@@ -118,20 +120,19 @@ class Dequantized(Model):
         bounds = jax.lax.map(lambda key: self._one_draw(params, x, context, key), keys)
         return jax.nn.logsumexp(bounds) - math.log(self.num_draws)
 
+    def sample_one(self, params, key, context=None):
+        return self.quantize(self.model.sample_one(params["model"], key, context))
+
     def _one_draw(self, params, x, context, key):
         noise_key, model_key = jax.random.split(key)
         if self.dequantizer is None:
             u, log_q = jax.random.uniform(noise_key, x.shape), 0.0
         else:
-            _, z, _ = self.dequantizer.draw_base(params["dequantizer"], noise_key, 1)
-            u, log_q = self.dequantizer.push(params["dequantizer"], z[0], self._centred(x))
-        log_p = self.model._log_prob(params["model"], self.dequantize(x, u), context, model_key)
+            u, log_q = self.dequantizer.sample_and_log_prob_one(params["dequantizer"], noise_key, self._centred(x))
+        log_p = self.model.log_prob_one(params["model"], self.dequantize(x, u), context, model_key)
         bound = log_p - log_q - x.size * math.log(self.num_levels)
         # Noise outside of [0, 1] belongs to another x: such a draw adds nothing to log P of this one.
         return jnp.where(((u >= 0) & (u <= 1)).all(), bound, -jnp.inf)
 
     def _centred(self, x):
         return self.dequantize(x) - 0.5
-
-    def _sample(self, params, key, num, context):
-        return self.quantize(self.model._sample(params["model"], key, num, context))

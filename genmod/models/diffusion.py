@@ -7,7 +7,7 @@ arXiv:2206.00364.) NCSN, DDPM and the score SDEs are settings of the same parts:
 
                     schedule                        kind     sampler
     NCSN            VarianceExploding               eps      Steps(AnnealedLangevin(), ...)     (its score is -eps / sigma)
-    DDPM            LinearBetas                     eps      Steps(Ancestral(), Uniform(999))       (its last step: denoise)
+    DDPM            LinearBetas                     eps      Steps(Ancestral(), UniformGrid(999))   (its last step: denoise)
     DDIM            any                             any      Steps(DDIM(), ...)
     score SDE       VariancePreserving, sub-, VE    any      Steps(PredictorCorrector(), ...), ReverseSDE, ReverseODE
     EDM             EDM                             edm      Steps(Heun(), EDMGrid(17)), EDMWeighting, LogNormalTimes
@@ -21,18 +21,30 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from genmod import denoisers, losses, nets
-from genmod.base import Array, Context, Description, Key, Likelihood, Params
-from genmod.bijectors.combinators import Chain, before_inner, inner_layer, inner_params
-from genmod.bijectors.ode import ProbabilityFlow
-from genmod.checks import check_count, check_event, check_function, check_parts, check_positive
-from genmod.keys import check_key
-from genmod.losses.noise_levels import Simple, TimeSampler, UniformTimes, Weighting
-from genmod.models.base import Model, vmap_blocks
-from genmod.models.pushforward import Pushforward
-from genmod.predictors import Predictor
-from genmod.samplers.grids import Grid
-from genmod.samplers.reverse_diffusion import Sampler, Steps
+from genmod import losses, nets
+from genmod.bijectors import Chain, ProbabilityFlow
+from genmod.bijectors.base import Bijector
+from genmod.bijectors.chain import inverse_rows
+from genmod.core.batching import row_keys, vmap_blocks
+from genmod.core.checks import (
+    check_array,
+    check_context,
+    check_count,
+    check_function,
+    check_parts,
+    check_positive,
+    check_shape,
+)
+from genmod.core.description import Description
+from genmod.core.distribution import Distribution, Likelihood, over_events
+from genmod.core.event import Real
+from genmod.core.info import mark_failed
+from genmod.core.keys import check_key
+from genmod.core.types import Array, Context, Key, Params, Shape
+from genmod.denoising import Grid, Predictor, Sampler, Steps, denoisers
+from genmod.denoising.levels import SimpleWeighting, TimeSampler, UniformTimes, Weighting
+from genmod.models.base import Model
+from genmod.models.flow import Flow
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,10 +69,9 @@ class Diffusion(Model):
     """A diffusion model.
 
     Attributes:
-      flow: its probability flow, a `Flow` from the noise N(0, prior_scale^2) whose bijector is a `bijectors.ProbabilityFlow`
-        (it holds the predictor, and how the flow is solved), or a `Chain` of one and of layers towards the data, held as they
-        were initialised (`Standardize`): the diffusion is on their latent side. `flow` is a model by itself, of the same
-        parameters: it encodes, decodes, and tells how the solves went.
+      process: its probability flow, which holds the predictor and how the flow is solved.
+      shape: of an event on the side of the noise.
+      data_side: a layer between the diffusion and the data, held as it was initialised (`Standardize`). None: none.
       weighting, times: which noise levels the loss attends to.
       sampler: from noise to data; it draws from the law that log_prob scores up to the error of its steps.
       context_dropout: share of training examples that lose their context, for classifier-free guidance; the network then
@@ -68,63 +79,76 @@ class Diffusion(Model):
       bound: None: `log_prob` is that of the flow, EXACT, or an ESTIMATE by a random divergence. A `Bound`: a LOWER_BOUND on
         log p of the reverse process. Parameters depend neither on it nor on the sampler.
 
-    Parameters: those of `flow`. Raises ValueError for another bijector or base, for a context_dropout outside [0, 1) or without
-    a guided network, and for guidance without a context_dropout.
+    `flow` is the probability flow as a `Flow` of the same parameters: it encodes, decodes, and tells how the solves went.
+    Raises TypeError for parts of the wrong kind, ValueError for a context_dropout outside [0, 1) or without a guided network, and
+    for guidance without a context_dropout.
     """
 
-    flow: Pushforward
-    weighting: Weighting = Simple()
+    process: ProbabilityFlow
+    shape: Shape
+    data_side: Bijector | None = None
+    weighting: Weighting = SimpleWeighting()
     times: TimeSampler = UniformTimes()
     sampler: Sampler = Steps()
     context_dropout: float = 0.0
     bound: Bound | None = None
 
     def __post_init__(self):
+        object.__setattr__(self, "shape", check_shape("shape", self.shape))
         super().__post_init__()
-        check_parts(self, flow=Pushforward, weighting=Weighting, times=TimeSampler, sampler=Sampler)
+        check_parts(self, process=ProbabilityFlow, weighting=Weighting, times=TimeSampler, sampler=Sampler)
         if self.bound is not None:
             check_parts(self, bound=Bound)
-        schedule = self.predictor.schedule
-        if self.flow.base != schedule.prior(self.flow.base.event_shape):
-            raise ValueError(
-                f"the flow's base must be the prior of the schedule, {schedule.prior(self.event_shape)}, got {self.flow.base}"
-            )
+        if self.data_side is not None:
+            check_parts(self, data_side=Bijector)
         nets.check_guidance(getattr(self.predictor, "network", None), self.context_dropout, self.context_shape)
 
+    @functools.cached_property
+    def flow(self) -> Flow:
+        """The probability flow, from the schedule's prior to the data."""
+        return Flow(self.bijector, self.base)
+
+    @functools.cached_property
+    def bijector(self) -> Bijector:
+        """The whole map from noise to data: the flow and the data side."""
+        return Chain((self.process, *(() if self.data_side is None else (self.data_side,))))
+
     @property
-    def event_shape(self):
-        return self.flow.event_shape
+    def base(self) -> Distribution:
+        """N(0, prior_scale^2), where the schedule ends."""
+        return self.predictor.schedule.prior(self.shape)
+
+    @functools.cached_property
+    def event(self):
+        return Real(self.shape if self.data_side is None else self.data_side.data_shape(self.shape))
 
     @property
     def context_shape(self):
-        return self.flow.context_shape
+        return self.process.context_shape
 
     @property
     def likelihood(self):
-        return self.flow.likelihood if self.bound is None else Likelihood.LOWER_BOUND
+        return self.process.likelihood if self.bound is None else Likelihood.LOWER_BOUND
 
     @property
     def predictor(self) -> Predictor:
         """The network and its schedule."""
-        layer = inner_layer(self.flow.bijector)
-        if not isinstance(layer, ProbabilityFlow):
-            raise ValueError(f"the flow's bijector must be a ProbabilityFlow or a Chain that starts with one, got {layer}")
-        return layer.predictor
+        return self.process.predictor
 
     def denoise(self, params: Params, x: Array, t: Array, context: Context = None) -> Array:
-        """D(x, t, context) of ONE event, on the latent side of the fixed layers: what samplers take."""
-        return self.predictor.denoise(inner_params(self.flow.bijector, params["bijector"]), x, t, context)
+        """D(x, t, context) of ONE event, on the latent side of the data side: what samplers take."""
+        return self.predictor.denoise(params["bijector"][0], x, t, context)
 
-    def bound_parts(self, params: Params, key: Key, x: Array, context: Context = None) -> losses.BoundParts:
-        """The parts of the variational bound of events x, (n,) + event_shape, each (n,), in nats.
+    @over_events
+    def bound_parts(
+        self, params: Params, x: ArrayLike, context: ArrayLike | None = None, *, key: Key | None = None
+    ) -> losses.BoundParts:
+        """The parts of the variational bound of events x, any axes + event_shape, each of those axes, in nats. Compiled.
 
-        By `bound`, or the limit of infinitely many steps where there is none; the log-determinant of fixed layers counts as
-        reconstruction. context: (n,) + context_shape, or one for all.
+        By `bound`, or the limit of infinitely many steps where there is none; the log-determinant of the data side counts as
+        reconstruction. Raises ValueError without a key: the bound is a random draw.
         """
-        x = check_event("x", x, self.event_shape, batched=True)
-        context = self.flow._one_context_each(context, x.shape[0])
-        keys = jax.random.split(check_key(key), x.shape[0])
-        return jax.vmap(functools.partial(self._bound_parts, params), (0, None if context is None else 0, 0))(x, context, keys)
+        return self._bound_parts(params, x, context, key)
 
     def sample_posterior(
         self,
@@ -139,25 +163,35 @@ class Diffusion(Model):
     ) -> Array:
         """Draws of events x given y = observe(x) + noise_std eps, one for each row of y, (n,) + event_shape. Compiled.
 
-        y: (n,) + the shape that `observe` makes of one event, on the side of the data. observe: differentiable; a function of a
-        module compiles once. context: (n,) + context_shape, or one for all. By `sampler` with `denoisers.posterior`: by moments,
-        which are exact for Gaussian data and an affine `observe`, given `num_iterations` for as many observations.
+        Args:
+          y: (n,) + the shape that `observe` makes of one event, on the side of the data.
+          observe: differentiable; a function of a module compiles once.
+          noise_std: of the noise of y.
+          context: (n,) + context_shape, or one for all.
+          num_iterations: of the solver, for as many observations.
+
+        By `sampler` with `denoisers.posterior`: by moments, which are exact for Gaussian data and an affine `observe`.
         Raises ValueError for a y of another shape and for noise_std <= 0, TypeError for an `observe` that is no function.
         """
         check_function(observe=observe)
         check_positive(noise_std=noise_std)
         check_count(num_iterations=num_iterations)
-        y = check_event("y", y, None, batched=True)
-        context = self.flow._one_context_each(context, y.shape[0])
+        y = check_array("y", y, batched=True)
+        context = check_context(type(self).__name__, context, self.context_shape, any_batch=True)
+        if context is not None:
+            context = jnp.broadcast_to(context, (y.shape[0], *(self.context_shape or ())))
         return _sample_posterior(self, observe, num_iterations, params, check_key(key), y, noise_std, context)
 
     def _init(self, key, x, context):
-        return self.flow.init(key, x, context)
+        return {"bijector": self.bijector.init_rows(key, x, context)}
 
-    def _loss(self, params, key, x, context):
+    def loss(self, params, key, batch, *, step=None):
+        x, context, weight = self.read(batch)
         time_key, noise_key, drop_key = jax.random.split(key, 3)
-        predictor, network = self.predictor, inner_params(self.flow.bijector, params["bijector"])
-        x0 = before_inner(self.flow.bijector, params["bijector"], x)
+        predictor, network = self.predictor, params["bijector"][0]
+        x0 = x
+        if self.data_side is not None:
+            x0 = inverse_rows(self.data_side, jax.lax.stop_gradient(params["bijector"][1]), x, None)
         num, dtype = x0.shape[0], jnp.promote_types(x0.dtype, jnp.float32)
         t, weights = self.times(time_key, num, predictor.schedule, dtype)
         eps = jax.random.normal(noise_key, x0.shape, dtype)
@@ -180,43 +214,41 @@ class Diffusion(Model):
             weighting=self.weighting,
             weights=weights,
             data_scale=predictor.data_scale,
+            row_weight=weight,
         )
 
-    def _log_prob(self, params, x, context, key):
+    def log_prob_info_one(self, params, x, context=None, key=None):
         if self.bound is None:
-            return self.flow._log_prob(params, x, context, key)
-        if key is None:
-            raise ValueError("the variational bound is a random draw: pass key=...")
-        return -self._bound_parts(params, x, context, key).total
+            return self.flow.log_prob_info_one(params, x, context, key)
+        return -self._bound_parts(params, x, context, key).total, {}
+
+    def log_prob_one(self, params, x, context=None, key=None):
+        return mark_failed(*self.log_prob_info_one(params, x, context, key))
+
+    def sample_one(self, params, key, context=None):
+        return self._draw_one(params, key, functools.partial(self._denoiser, params, context))
 
     def _bound_parts(self, params, x, context, key):
-        bound, bijector = self.bound or Bound(), self.flow.bijector
-        log_det = 0.0
-        if isinstance(bijector, Chain):
-            x, log_det = Chain(bijector.bijectors[1:]).inverse_and_log_det(params["bijector"][1:], x)
+        if key is None:
+            raise ValueError("the variational bound is a random draw: pass key=...")
+        bound, log_det = self.bound or Bound(), 0.0
+        if self.data_side is not None:
+            x, log_det, _ = self.data_side._move(params["bijector"][1], x, None, None, True, True)
         schedule = self.predictor.schedule
         times = None if bound.grid is None else bound.grid.times(schedule)
         denoiser = functools.partial(self._denoiser, params, context)
         parts = losses.variational_bound(denoiser, schedule, x, key, times=times, num_times=bound.num_times)
         return parts._replace(reconstruction=parts.reconstruction - log_det)
 
-    def _sample(self, params, key, num, context):
-        return self._draw(params, key, num, lambda context: functools.partial(self._denoiser, params, context), context)
-
-    def _draw(self, params, key, num, denoiser_of, *given):
-        """`num` draws by the denoisers `denoiser_of(*given)` of the rows of what is given."""
-        noise_key, step_key = jax.random.split(key)
-        _, x, _ = self.flow.draw_base(params, noise_key, num)
-
-        def draw(key, x, *given):
-            return self._to_data(params, self.sampler(key, denoiser_of(*given), self.predictor.schedule, x))
-
-        return vmap_blocks(draw, jax.random.split(step_key, num), x, *given)
+    def _draw_one(self, params, key, denoiser):
+        """ONE draw, by a denoiser."""
+        keys = jax.random.split(key)
+        z = self.flow.draw_base_one(params, keys[0])
+        return self._to_data(params, self.sampler(keys[1], denoiser, self.predictor.schedule, z))
 
     def _to_data(self, params, x):
-        """One event, through the fixed layers."""
-        bijector = self.flow.bijector
-        return Chain(bijector.bijectors[1:]).forward(params["bijector"][1:], x) if isinstance(bijector, Chain) else x
+        """One event, through the data side."""
+        return x if self.data_side is None else self.data_side._move(params["bijector"][1], x, None, None, False, False)[0]
 
     def _denoiser(self, params, context, x, t):
         return self.denoise(params, x, t, context)
@@ -224,11 +256,15 @@ class Diffusion(Model):
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
 def _sample_posterior(model, observe, num_iterations, params, key, y, noise_std, context):
-    def denoiser_of(context, y):
-        prior = functools.partial(model._denoiser, params, context)
-        schedule = model.predictor.schedule
-        return denoisers.posterior(
-            prior, schedule, lambda x: observe(model._to_data(params, x)), y, noise_std, num_iterations=num_iterations
+    def draw(key, y, context):
+        denoiser = denoisers.posterior(
+            functools.partial(model._denoiser, params, context),
+            model.predictor.schedule,
+            lambda x: observe(model._to_data(params, x)),
+            y,
+            noise_std,
+            num_iterations=num_iterations,
         )
+        return model._draw_one(params, key, denoiser)
 
-    return model._draw(params, key, y.shape[0], denoiser_of, context, y)
+    return vmap_blocks(draw, row_keys(key, y.shape[0]), y, context)

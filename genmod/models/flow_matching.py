@@ -4,25 +4,31 @@
     sample x(1) of dx/dt = v, x(0) ~ base;          log_prob exact through the change of variables of the same ODE
 
 (Lipman et al. 2022, arXiv:2210.02747; Albergo & Vanden-Eijnden 2022, arXiv:2209.15571; Liu et al. 2022, arXiv:2209.03003;
-Tong et al. 2023, arXiv:2302.00482.) The parts: a path (`gm.paths`), a coupling of the two ends (`gm.transport`), a base density
-and a `CNF`. `Flow(model.bijector, model.base)` is the same model trained by maximum likelihood, with the same parameters.
+Tong et al. 2023, arXiv:2302.00482.) The parts: a path and a pairing of its two ends (`gm.transport`), a base density and a `CNF`.
+`Flow(model.bijector, model.base)` is the same model trained by maximum likelihood, with the same parameters.
 """
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
 
 from genmod import losses, nets
-from genmod.base import Array, Bijector, Context, Key, Likelihood, Params
-from genmod.bijectors.combinators import before_inner, inner_layer, inner_params
-from genmod.bijectors.ode import CNF
-from genmod.checks import check_parts
-from genmod.densities import Density, Normal
-from genmod.models.base import Model, vmap_blocks
-from genmod.models.pushforward import Pushforward
-from genmod.paths import Linear, Path
-from genmod.transport import Coupling, Independent
+from genmod.bijectors import CNF, Chain
+from genmod.bijectors.base import Bijector
+from genmod.bijectors.chain import inverse_rows
+from genmod.core.batching import row_keys
+from genmod.core.checks import check_parts
+from genmod.core.distribution import Distribution, Likelihood
+from genmod.core.event import Real
+from genmod.core.info import mark_failed
+from genmod.core.types import Array, Context, Key, Params
+from genmod.denoising.levels import even_fractions
+from genmod.densities import Normal, as_distribution
+from genmod.models.base import Model
+from genmod.models.flow import Pushforward
+from genmod.transport import Independent, Linear, Pairing, Path
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,27 +36,31 @@ class FlowMatching(Pushforward):
     """A continuous flow trained by regression on conditional velocities.
 
     Attributes:
-      bijector: a `CNF`, or a `Chain` of one and of layers towards the data, held as they were initialised (`Standardize`): the
-        regression is done on their latent side.
-      base: the source of the path, any Density for two-sided paths.
+      cnf: the flow whose field is trained.
+      base: the source of the path; any Distribution, of ours or of Distrax, for two-sided paths.
       path, coupling: how x0 and x1 are joined, and which x0 meets which x1 within a batch.
+      data_side: a layer between the flow and the data, held as it was initialised (`Standardize`): the regression is done on
+        its latent side. None: the flow ends at the data.
       context_dropout: share of training examples that lose their context, for guidance; the field then takes `present`, as
         `nets.Guided` does.
 
-    Raises ValueError for another bijector, for a path that takes a normal source for granted and another base, and for a
-    context_dropout outside [0, 1) or without a guided field.
+    Raises TypeError for parts of the wrong kind, ValueError for a path that takes a normal source for granted and another base,
+    and for a context_dropout outside [0, 1) or without a guided field.
     """
 
-    bijector: Bijector
-    base: Density
+    cnf: CNF
+    base: Distribution
     path: Path = Linear()
-    coupling: Coupling = Independent()
+    coupling: Pairing = Independent()
+    data_side: Bijector | None = None
     context_dropout: float = 0.0
 
     def __post_init__(self):
+        object.__setattr__(self, "base", as_distribution(self.base))
         super().__post_init__()
-        _ = self.cnf
-        check_parts(self, path=Path, coupling=Coupling)
+        check_parts(self, cnf=CNF, path=Path, coupling=Pairing)
+        if self.data_side is not None:
+            check_parts(self, data_side=Bijector)
         wanted = self.path.source_scale
         if wanted is not None and self.base != Normal(self.base.event_shape, wanted):
             raise ValueError(
@@ -59,13 +69,10 @@ class FlowMatching(Pushforward):
             )
         nets.check_guidance(self.cnf.field, self.context_dropout, self.cnf.context_shape)
 
-    @property
-    def cnf(self) -> CNF:
-        """The continuous flow whose field is trained."""
-        layer = inner_layer(self.bijector)
-        if not isinstance(layer, CNF):
-            raise ValueError(f"bijector must be a CNF or a Chain that starts with one, got {self.bijector}")
-        return layer
+    @functools.cached_property
+    def bijector(self):
+        """The whole map, the flow and its data side."""
+        return Chain((self.cnf, *(() if self.data_side is None else (self.data_side,))))
 
     def velocity(self, params: Params, x: Array, t: Array, context: Context = None) -> Array:
         """v(x, t, context) of a batch on the latent side of the fixed layers: (n,) + event_shape, (n,), (n,) + context_shape."""
@@ -74,18 +81,35 @@ class FlowMatching(Pushforward):
 
     def field_params(self, params: Params) -> Params:
         """The parameters of the field among those of the model."""
-        return inner_params(self.bijector, params["bijector"])
+        return params["bijector"][0]
 
     def latent(self, params: Params, x: Array) -> Array:
-        """Data x, (n,) + event_shape, on the side of the fixed layers where the ODE lives."""
-        return before_inner(self.bijector, params["bijector"], x)
+        """Data x, (n,) + event_shape, on the latent side of the data side, where the ODE lives."""
+        return (
+            x if self.data_side is None else inverse_rows(self.data_side, jax.lax.stop_gradient(params["bijector"][1]), x, None)
+        )
 
-    def regression(self, params: Params, key: Key, x0: Array, x1: Array, context: Context, *, first_time_only: bool = False):
-        """(loss, metrics) of pairs (x0, x1) on the latent side, row by row; `first_time_only` trains the velocity at t = 0."""
+    def regression(
+        self,
+        params: Params,
+        key: Key,
+        x0: Array,
+        x1: Array,
+        context: Context = None,
+        weight: Array | None = None,
+        *,
+        first_time_only: bool = False,
+    ) -> tuple[Array, dict[str, Array]]:
+        """(loss, metrics) of pairs on the latent side.
+
+        Args:
+          x0, x1: row i of one paired with row i of the other, (n,) + event shape. context, weight: of the rows.
+          first_time_only: train the velocity at t = 0 alone.
+        """
         keys = jax.random.split(key, 3)
         num, dtype = x1.shape[0], jnp.promote_types(x1.dtype, jnp.float32)
         low, high = self.path.times
-        fractions = losses.even_fractions(keys[0], num, dtype)
+        fractions = even_fractions(keys[0], num, dtype)
         t = jnp.zeros(num, dtype) if first_time_only else low + (high - low) * fractions
         noise = jax.random.normal(keys[1], x1.shape, dtype) if self.path.noisy else jnp.zeros_like(x1)
         present = jax.random.bernoulli(keys[2], 1.0 - self.context_dropout, (num,)).astype(dtype)
@@ -98,15 +122,16 @@ class FlowMatching(Pushforward):
         def velocities(x, t):
             return jax.vmap(velocity, (0, 0, None if context is None else 0, 0))(x, t, context, present)
 
-        return losses.flow_matching(velocities, self.path.point_and_velocity, x0, x1, t, noise)
+        return losses.flow_matching(velocities, self.path.point_and_velocity, x0, x1, t, noise, weight=weight)
 
-    def _loss(self, params, key, x, context):
+    def loss(self, params, key, batch, *, step=None):
+        x, context, weight = self.read(batch)
         source_key, coupling_key, regression_key = jax.random.split(key, 3)
         x1 = self.latent(params, x)
         base = jax.lax.stop_gradient(params.get("base", {}))
-        x0 = self.base.sample(base, source_key, x1.shape[:1], x1.dtype)
+        x0 = jax.vmap(self.base.sample_one, (None, 0))(base, row_keys(source_key, x1.shape[0])).astype(x1.dtype)
         x0 = x0[self.coupling(x0, x1, context, coupling_key)]
-        return self.regression(params, regression_key, x0, x1, context)
+        return self.regression(params, regression_key, x0, x1, context, weight)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,33 +150,29 @@ class Reflow(Model):
     flow: FlowMatching
     one_step: bool = False
 
-    @property
-    def event_shape(self):
-        return (2, *self.flow.event_shape)
+    likelihood = Likelihood.NONE
+
+    @functools.cached_property
+    def event(self):
+        return Real((2, *self.flow.event_shape))
 
     @property
     def context_shape(self):
         return self.flow.context_shape
 
-    @property
-    def likelihood(self):
-        return Likelihood.NONE
-
     def _init(self, key, x, context):
-        return self.flow.init(key, x[:, 1], context)
+        return self.flow._init(key, x[:, 1], context)
 
-    def _loss(self, params, key, x, context):
+    def loss(self, params, key, batch, *, step=None):
+        x, context, weight = self.read(batch)
         x0, x1 = x[:, 0], self.flow.latent(params, x[:, 1])
         straight = dataclasses.replace(self.flow, path=Linear())  # whatever the path of the first round
-        return straight.regression(params, key, x0, x1, context, first_time_only=self.one_step)
+        return straight.regression(params, key, x0, x1, context, weight, first_time_only=self.one_step)
 
-    def _log_prob(self, params, x, context, key):
+    def log_prob_one(self, params, x, context=None, key=None):
         raise NotImplementedError("a pair (z, flow(z)) has no density: it lies on a graph. Take log_prob of the flow")
 
-    def _sample(self, params, key, num, context):
-        _, z, _ = self.flow.draw_base(params, key, num)
-
-        def pair(z, context):
-            return jnp.stack([z, self.flow.bijector.forward(params["bijector"], z, context)])
-
-        return vmap_blocks(pair, z, context)
+    def sample_one(self, params, key, context=None):
+        z = self.flow.draw_base_one(params, key)
+        x, _, info = self.flow.bijector._move(params["bijector"], z, context, None, False, False)
+        return jnp.stack([z, mark_failed(x, info)])

@@ -12,11 +12,13 @@ import jax
 import jax.numpy as jnp
 
 from genmod import losses, nets
-from genmod.base import Array, Likelihood, Params, Shape
-from genmod.checks import check_count, check_parts, check_positive
-from genmod.divergence import DivergenceEstimator, Exact
-from genmod.models.base import Model, vmap_blocks
-from genmod.samplers.langevin import langevin
+from genmod.core.checks import check_count, check_parts, check_positive
+from genmod.core.distribution import Likelihood
+from genmod.core.event import Real
+from genmod.core.types import Array, Params, Shape
+from genmod.dynamics.divergence import DivergenceEstimator, Exact
+from genmod.models.base import Model
+from genmod.samplers.diffusions import langevin_chain
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,13 +53,11 @@ class ScoreModel(Model):
         check_positive(sigma=self.sigma, step_size=self.step_size, start_scale=self.start_scale)
         check_count(num_steps=self.num_steps)
 
-    @property
-    def event_shape(self):
-        return self.shape
+    likelihood = Likelihood.NONE
 
-    @property
-    def likelihood(self):
-        return Likelihood.NONE
+    @functools.cached_property
+    def event(self):
+        return Real(self.shape)
 
     def score(self, params: Params, x: Array) -> Array:
         """s(x) of ONE event, of its shape."""
@@ -71,22 +71,19 @@ class ScoreModel(Model):
         jax.eval_shape(lambda: self.score(params, x[0]))
         return params
 
-    def _loss(self, params, key, x, context):
+    def loss(self, params, key, batch, *, step=None):
+        x, _, weight = self.read(batch)
         score_fn = functools.partial(self.score, params)
         if self.method == "denoising":
-            return losses.denoising_score_matching(score_fn, x, key, sigma=self.sigma)
-        return losses.explicit_score_matching(score_fn, x, key, divergence=self.divergence)
+            return losses.denoising_score_matching(score_fn, x, key, sigma=self.sigma, weight=weight)
+        return losses.explicit_score_matching(score_fn, x, key, divergence=self.divergence, weight=weight)
 
-    def _log_prob(self, params, x, context, key):
+    def log_prob_one(self, params, x, context=None, key=None):
         raise NotImplementedError("a score model has no log_prob; a Diffusion has one, by its probability flow")
 
-    def _sample(self, params, key, num, context):
+    def sample_one(self, params, key, context=None):
         keys = jax.random.split(key)
         dtype = jnp.result_type(*jax.tree.leaves(params))
-        start = self.start_scale * jax.random.normal(keys[0], (num, *self.shape), dtype)
+        start = self.start_scale * jax.random.normal(keys[0], self.shape, dtype)
         score_fn = functools.partial(self.score, params)
-
-        def draw(key, x):
-            return langevin(key, score_fn, x, step_size=self.step_size, num_steps=self.num_steps)
-
-        return vmap_blocks(draw, jax.random.split(keys[1], num), start)
+        return langevin_chain(keys[1], score_fn, start, step_size=self.step_size, num_steps=self.num_steps)

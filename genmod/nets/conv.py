@@ -1,6 +1,7 @@
 """Convolutional conditioners of one image: (H, W, channels) -> (H, W, hidden_channels) features.
 
-`Head` puts the zero-initialised last layer behind them, a convolution of `head_kernel` x `head_kernel` pixels.
+`ZeroHead` puts the zero-initialised last layer behind them, a convolution of `head_kernel` x `head_kernel` pixels. All raise
+ValueError for sizes that are no integers >= 1.
 """
 
 import math
@@ -11,17 +12,28 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from genmod.base import Array
+from genmod.core.checks import check_count
+from genmod.core.types import Array
 from genmod.nets.convolution import Conv
 
 
 class GlowNet(nn.Module):
-    """Glow's three layers: 3x3 convolution, 1x1 convolution, and the 3x3 head (Kingma & Dhariwal 2018, app. B)."""
+    """Glow's three layers: 3x3 convolution, 1x1 convolution, and the 3x3 head (Kingma & Dhariwal 2018, app. B).
+
+    Attributes:
+      hidden_channels: width of both layers. activation: after each.
+      dtype: of the arithmetic; None: that of the input.
+      head_kernel: size of the convolution that `ZeroHead` puts behind it.
+    """
 
     hidden_channels: int = 64
     activation: Callable[[Array], Array] = nn.relu
     dtype: Any = None
     head_kernel: int = 3
+
+    def __post_init__(self):
+        check_count(hidden_channels=self.hidden_channels, head_kernel=self.head_kernel)
+        super().__post_init__()
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
@@ -35,6 +47,12 @@ class ResNet(nn.Module):
     Each block adds half of conv3x3(act(conv3x3(act(h)))), half so that the variance does not double block by block. With
     `layer_norm` the block's input is normalised over the channels of each pixel; batch statistics would make the density of
     an image depend on its neighbours in the batch.
+
+    Attributes:
+      hidden_channels: width of every layer. num_blocks: residual blocks.
+      activation, layer_norm: of the blocks.
+      dtype: of the arithmetic; None: that of the input.
+      head_kernel: size of the convolution that `ZeroHead` puts behind it.
     """
 
     hidden_channels: int = 32
@@ -43,6 +61,10 @@ class ResNet(nn.Module):
     layer_norm: bool = False
     dtype: Any = None
     head_kernel: int = 1
+
+    def __post_init__(self):
+        check_count(hidden_channels=self.hidden_channels, num_blocks=self.num_blocks, head_kernel=self.head_kernel)
+        super().__post_init__()
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
@@ -59,6 +81,13 @@ class GatedAttentionNet(nn.Module):
 
     Each block is h <- norm(h + gated conv(h)), then h <- norm(h + gated attention(h)), a gated layer being a sigmoid(b) of
     two halves a, b. Attention costs O((H W)^2) in time and memory: for the coarse scales of an image.
+
+    Attributes:
+      hidden_channels: width of every layer, a multiple of `num_heads`. num_blocks: pairs of gated layers.
+      num_heads: of the attention.
+      activation: of the convolutions.
+      dtype: of the arithmetic; None: that of the input.
+      head_kernel: size of the convolution that `ZeroHead` puts behind it.
     """
 
     hidden_channels: int = 32
@@ -68,10 +97,14 @@ class GatedAttentionNet(nn.Module):
     dtype: Any = None
     head_kernel: int = 3
 
-    @nn.compact
-    def __call__(self, x: Array) -> Array:
+    def __post_init__(self):
+        check_count(hidden_channels=self.hidden_channels, num_blocks=self.num_blocks, num_heads=self.num_heads)
         if self.hidden_channels % self.num_heads:
             raise ValueError(f"hidden_channels must be a multiple of num_heads={self.num_heads}, got {self.hidden_channels}")
+        super().__post_init__()
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
         place = self.param("position", nn.initializers.normal(0.01), (*x.shape[:2], self.hidden_channels))
         hidden = Conv(self.hidden_channels, dtype=self.dtype)(x) + place.astype(x.dtype)
         for _ in range(self.num_blocks):

@@ -17,11 +17,18 @@ from flax.linen.dtypes import promote_dtype
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
-from genmod.base import Array
+from genmod.core.types import Array
 
 
 class Conv(nn.Module):
-    """A `kernel_size` x `kernel_size` convolution (odd) of images batch + (H, W, C), zero-padded to the same size."""
+    """A convolution of images batch + (H, W, C), zero-padded to the same size.
+
+    Attributes:
+      features: channels of the output.
+      kernel_size: height and width of the kernel, odd.
+      kernel_init: initialiser of the kernel; the bias starts at zero.
+      dtype: of the arithmetic; None: that of the input and the parameters.
+    """
 
     features: int
     kernel_size: int = 3

@@ -4,12 +4,14 @@ from typing import Any
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 
-from genmod.base import Array, Key, Params, cast
+from genmod.core.params import cast
+from genmod.core.types import Array, Key, Params
 
 
 def init(module: nn.Module, key: Key, *inputs: Array) -> Params:
-    """The module's parameters for one example, in the dtype of the first input (so that float64 data train in float64).
+    """The module's parameters for one example, in the precision of the inputs, at least float32 (float64 data train in float64).
 
     Raises ValueError if the module keeps anything but parameters (BatchNorm statistics, caches): hidden state has no
     place in a pure function.
@@ -20,7 +22,9 @@ def init(module: nn.Module, key: Key, *inputs: Array) -> Params:
         raise ValueError(
             f"{type(module).__name__} keeps mutable collections {state}; use layers without state (LayerNorm, GroupNorm)"
         )
-    return cast(variables.get("params", {}), inputs[0].dtype)
+    floats = [a.dtype for a in inputs if jnp.issubdtype(a.dtype, jnp.floating)]
+    params = variables.get("params", {})
+    return cast(params, jnp.result_type(jnp.float32, *floats)) if floats else params
 
 
 def apply(module: nn.Module, params: Params, *inputs: Array, **kwargs: Any) -> jax.Array:

@@ -15,20 +15,33 @@ import jax.numpy as jnp
 import numpy as np
 from flax.linen.dtypes import promote_dtype
 
-from genmod.base import Array, Params
+from genmod.core.checks import check_count, check_widths
+from genmod.core.types import Array, Params
 from genmod.nets.mlp import uniform_bias
 
 
 class MADE(nn.Module):
     """(D,) and an optional flat context -> (D, num_outputs); row i depends on x_<i and the context only.
 
-    `num_outputs` is set by the layer that uses the network. The last layer starts at zero.
+    The last layer starts at zero.
+
+    Attributes:
+      hidden_sizes: widths of the hidden layers. activation: after each.
+      num_outputs: numbers per coordinate, set by the layer that uses the network.
+      dtype: of the arithmetic; None: that of the input.
+
+    Raises TypeError or ValueError for hidden_sizes that are no integers >= 1, and for a context without a hidden layer.
     """
 
     hidden_sizes: Sequence[int] = (128, 128)
     activation: Callable[[Array], Array] = nn.relu
     num_outputs: int = 1
     dtype: Any = None
+
+    def __post_init__(self):
+        self.hidden_sizes = check_widths("hidden_sizes", self.hidden_sizes)
+        check_count(num_outputs=self.num_outputs)
+        super().__post_init__()
 
     @nn.compact
     def __call__(self, x: Array, context: Array | None = None) -> Array:
@@ -57,8 +70,16 @@ class MADE(nn.Module):
     ) -> tuple[Array, Array]:
         """Produces x one coordinate at a time: `x_i, extra_i = next_input(row_i, per_dim[i])`, row_i = output row i given x_<i.
 
-        Equal to D passes of `__call__` at about the cost of one. Returns (x, extra), each (D,). The arithmetic is that of
-        the parameters: a `__call__` in bfloat16 agrees to bfloat16's rounding only.
+        Equal to D passes of `__call__` at about the cost of one. The arithmetic is that of the parameters: a `__call__` in
+        bfloat16 agrees to bfloat16's rounding only.
+
+        Args:
+          params: of this network.
+          next_input: (row (num_outputs,), value ()) -> (x_i, extra_i), scalars.
+          per_dim: what it is given beside the row, (D,).
+          context: flat, or None.
+
+        Returns (x, extra), each (D,).
         """
         dim, dtype = per_dim.shape[0], per_dim.dtype
         degrees = _degrees(dim, self.hidden_sizes, context is not None)

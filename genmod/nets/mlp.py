@@ -8,7 +8,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from genmod.base import Array
+from genmod.core.checks import check_count, check_widths
+from genmod.core.types import Array
 from genmod.nets.convolution import Conv
 
 
@@ -21,13 +22,22 @@ def uniform_bias(num_inputs: int) -> Callable:
 class MLP(nn.Module):
     """Dense layers with an activation after each: (num_inputs,) -> (hidden_sizes[-1],) features.
 
-    `dtype=jnp.bfloat16` computes in bfloat16 with float32 parameters. `layer_norm` normalises before each activation.
+    Attributes:
+      hidden_sizes: widths of the layers.
+      activation: after each layer. layer_norm: whether each is normalised before it.
+      dtype: of the arithmetic, jnp.bfloat16 with float32 parameters; None: that of the input.
+
+    Raises TypeError or ValueError for hidden_sizes that are no integers >= 1.
     """
 
     hidden_sizes: Sequence[int] = (128, 128)
     activation: Callable[[Array], Array] = nn.relu
     layer_norm: bool = False
     dtype: Any = None
+
+    def __post_init__(self):
+        self.hidden_sizes = check_widths("hidden_sizes", self.hidden_sizes)
+        super().__post_init__()
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
@@ -39,7 +49,7 @@ class MLP(nn.Module):
         return x
 
 
-class Head(nn.Module):
+class ZeroHead(nn.Module):
     """`body`, any module that gives features, followed by a linear layer of zeros: the output starts at exactly zero.
 
     The layer is dense in the last axis; behind a body with a `head_kernel` above 1 it is a convolution of that size.
@@ -47,6 +57,10 @@ class Head(nn.Module):
 
     body: nn.Module
     num_outputs: int
+
+    def __post_init__(self):
+        check_count(num_outputs=self.num_outputs)
+        super().__post_init__()
 
     @nn.compact
     def __call__(self, x: Array) -> Array:

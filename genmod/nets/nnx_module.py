@@ -6,7 +6,7 @@ from typing import Any
 import flax.linen as nn
 from flax import nnx
 
-from genmod.base import Array
+from genmod.core.types import Array
 
 
 class NNXModule(nn.Module):

@@ -9,19 +9,25 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from genmod.base import Array
-from genmod.checks import check_count
+from genmod.core.checks import check_count, check_widths
+from genmod.core.types import Array
 from genmod.nets.convolution import Conv
 
 
 class UNet(nn.Module):
     """(x, c, context) -> an image like x, (H, W, C), for a scalar noise level c; the last layer starts at zero.
 
-    Per resolution `num_blocks` residual blocks down and as many, and one, up, with hidden_channels times a multiplier; between
-    resolutions the image is halved, so 2^(len(multipliers) - 1) must divide its height and width. Blocks are group
-    normalised and scaled and shifted by an embedding of c and of the context (flat, if there is one). Self-attention stands
-    in the middle, and wherever an image has at most `attention_pixels` pixels. Raises ValueError for sizes that do not divide,
-    or are no counts.
+    Blocks are group normalised, and scaled and shifted by an embedding of c and of the context (flat, if there is one). Between
+    resolutions the image is halved, so 2^(len(multipliers) - 1) must divide its height and width.
+
+    Attributes:
+      hidden_channels: width of the first resolution. multipliers: one per resolution, of that width.
+      num_blocks: residual blocks per resolution on the way down; one more on the way up.
+      attention_pixels: self-attention stands in the middle, and wherever an image has at most so many pixels.
+      num_heads: of the attention. activation: of the blocks.
+      dtype: of the arithmetic; None: that of the input.
+
+    Raises ValueError for sizes that are no integers >= 1, and for images that cannot be halved so often.
     """
 
     hidden_channels: int = 32
@@ -32,10 +38,15 @@ class UNet(nn.Module):
     activation: Callable[[Array], Array] = nn.silu
     dtype: Any = None
 
+    def __post_init__(self):
+        self.multipliers = check_widths("multipliers", self.multipliers)
+        check_count(num_multipliers=len(self.multipliers), hidden_channels=self.hidden_channels)
+        check_count(num_blocks=self.num_blocks, num_heads=self.num_heads)
+        super().__post_init__()
+
     @nn.compact
     def __call__(self, x: Array, c: Array, context: Array | None = None) -> Array:
         factor = 2 ** (len(self.multipliers) - 1)
-        check_count(hidden_channels=self.hidden_channels, num_blocks=self.num_blocks, num_multipliers=len(self.multipliers))
         if x.ndim != 3 or x.shape[0] % factor or x.shape[1] % factor:
             raise ValueError(f"UNet wants an image (H, W, C) whose height and width {factor} divides, got shape {x.shape}")
         embedding = self._embed(c, context)

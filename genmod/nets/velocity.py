@@ -7,16 +7,24 @@ from typing import Any, Literal
 import flax.linen as nn
 import jax.numpy as jnp
 
-from genmod.base import Array, Shape
+from genmod.core.checks import check_widths
+from genmod.core.types import Array, Shape
 from genmod.nets.mlp import uniform_bias
 
 
 class VelocityMLP(nn.Module):
-    """A multilayer perceptron of (x, t, context) -> array of the shape of x, every layer of which reads t and the context.
+    """A multilayer perceptron of (x, t, context) -> array of the shape of x, every layer of which reads c = (t, context).
 
-    conditioning: "concat", W h + b + U c, or "concat_squash", (W h + b) sigmoid(G c) + U c, with c = (t, context): the
-    two of FFJORD (Grathwohl et al. 2018, arXiv:1810.01367, app. B). The last layer is linear and starts at zero: the
-    flow starts as the identity. `num_frequencies` adds sin and cos of 2^k pi t to c, for fields that change fast.
+    The last layer is linear and starts at zero: the flow starts as the identity.
+
+    Attributes:
+      hidden_sizes: widths of the hidden layers. activation: after each.
+      conditioning: "concat", W h + b + U c, or "concat_squash", (W h + b) sigmoid(G c) + U c: the two of FFJORD (Grathwohl et
+        al. 2018, arXiv:1810.01367, app. B).
+      num_frequencies: adds sin and cos of 2^k pi t, k below it, to c, for fields that change fast.
+      dtype: of the arithmetic; None: that of the input.
+
+    Raises TypeError or ValueError for hidden_sizes that are no integers >= 1, and for an unknown conditioning.
     """
 
     hidden_sizes: Sequence[int] = (64, 64, 64)
@@ -25,10 +33,16 @@ class VelocityMLP(nn.Module):
     num_frequencies: int = 0
     dtype: Any = None
 
-    @nn.compact
-    def __call__(self, x: Array, t: Array, context: Array | None = None) -> Array:
+    def __post_init__(self):
+        self.hidden_sizes = check_widths("hidden_sizes", self.hidden_sizes)
         if self.conditioning not in ("concat", "concat_squash"):
             raise ValueError(f"conditioning must be 'concat' or 'concat_squash', got {self.conditioning!r}")
+        if not isinstance(self.num_frequencies, int) or self.num_frequencies < 0:
+            raise ValueError(f"num_frequencies must be an integer >= 0, got {self.num_frequencies!r}")
+        super().__post_init__()
+
+    @nn.compact
+    def __call__(self, x: Array, t: Array, context: Array | None = None) -> Array:
         dtype = jnp.promote_types(x.dtype, jnp.float32)
         angles = jnp.pi * t * 2.0 ** jnp.arange(self.num_frequencies, dtype=dtype)
         conditions = [t.reshape(1), jnp.sin(angles), jnp.cos(angles)] if self.num_frequencies else [t.reshape(1)]

@@ -1,28 +1,23 @@
-"""Samplers: pure functions of a score or a denoiser, one event at a time; `jax.vmap` over keys and starts draws many."""
+"""Sampler kernels in BlackJAX's form, and the driver of any such kernel."""
 
-from genmod.samplers.grids import (
-    EDMGrid as EDMGrid,
-    Grid as Grid,
-    Quadratic as Quadratic,
-    Times as Times,
-    Uniform as Uniform,
-    UniformLogSNR as UniformLogSNR,
+from genmod.samplers.base import Kernel as Kernel
+from genmod.samplers.diffusions import (
+    LangevinInfo as LangevinInfo,
+    LangevinState as LangevinState,
+    MalaState as MalaState,
+    annealed_langevin as annealed_langevin,
+    langevin as langevin,
+    langevin_chain as langevin_chain,
+    langevin_step as langevin_step,
+    mala as mala,
+    score_langevin as score_langevin,
 )
-from genmod.samplers.langevin import annealed_langevin as annealed_langevin, langevin as langevin
-from genmod.samplers.reverse_diffusion import (
-    ReverseODE as ReverseODE,
-    ReverseSDE as ReverseSDE,
-    Sampler as Sampler,
-    Steps as Steps,
-)
-from genmod.samplers.steppers import (
-    DDIM as DDIM,
-    Ancestral as Ancestral,
-    AnnealedLangevin as AnnealedLangevin,
-    DPMSolverPlusPlus as DPMSolverPlusPlus,
-    Euler as Euler,
-    EulerMaruyama as EulerMaruyama,
-    Heun as Heun,
-    PredictorCorrector as PredictorCorrector,
-    Stepper as Stepper,
+from genmod.samplers.driver import Trace as Trace, run as run
+from genmod.samplers.metropolis import (
+    IndependenceState as IndependenceState,
+    MetropolisInfo as MetropolisInfo,
+    RandomWalkState as RandomWalkState,
+    accept as accept,
+    independence as independence,
+    random_walk as random_walk,
 )

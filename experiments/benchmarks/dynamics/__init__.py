@@ -1,0 +1,1 @@
+"""Continuous flows, flow matching and diffusions: problems and one file per library."""

@@ -1,0 +1,1 @@
+"""Flows on vectors and images: problems and one file per library."""

@@ -1,1 +1,0 @@
-"""One small adapter per library, all measured through `base.Flow` by `worker`."""

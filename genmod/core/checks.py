@@ -1,0 +1,139 @@
+"""Checks of what users give: each raises an error that names the argument, what was given and what is wanted."""
+
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, export
+from jax.core import Tracer
+from jax.typing import ArrayLike
+
+from genmod.core.arrays import to_context
+from genmod.core.types import Shape
+
+
+def check_array(name: str, x: Any, *, batched: bool = False) -> Array:
+    """x as a floating array, with a leading axis of at least one row if `batched`; TypeError or ValueError where it is not."""
+    x = jnp.asarray(x)
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        raise TypeError(f"{name} must be floating point, got {x.dtype}; cast it")
+    if batched and (x.ndim < 1 or x.shape[0] < 1):
+        raise ValueError(f"{name} must be a batch with a leading axis of at least one event, got shape {x.shape}")
+    return x
+
+
+def check_context(owner: str, context: Any, context_shape: Shape | None, *, batch: Shape = (), any_batch: bool = False) -> Any:
+    """The context as an array of shape batch + context_shape (`any_batch`: of any leading axes).
+
+    Raises ValueError where it is missing, unwanted or misshapen, TypeError where it holds no numbers.
+    """
+    if context_shape is None:
+        if context is not None:
+            raise ValueError(f"{owner} takes no context, got one of shape {np.shape(context)}; build it with context_shape=...")
+        return None
+    if context is None:
+        raise ValueError(f"{owner} is conditional: pass context of shape {context_shape}")
+    context = to_context("context", context)
+    split = context.ndim - len(context_shape)
+    if (any_batch and (split < 0 or context.shape[split:] != context_shape)) or (
+        not any_batch and context.shape != batch + context_shape
+    ):
+        wanted = f"(...,) + {context_shape}" if any_batch else str(batch + context_shape)
+        raise ValueError(f"context must have shape {wanted}, got {tuple(context.shape)}")
+    return context
+
+
+def check_shape(name: str, shape: Any, *, least: int = 0) -> Shape:
+    """`shape` as a tuple of plain integers >= `least`; raises TypeError for no tuple of integers, ValueError for smaller ones."""
+    if not isinstance(shape, tuple) or not all(_is_integer(n) for n in shape):
+        hint = f"; write ({shape},)" if _is_integer(shape) else ""
+        raise TypeError(f"{name} must be a tuple of integers, got {shape!r}{hint}")
+    if any(n < least for n in shape):
+        raise ValueError(f"{name} must hold integers >= {least}, got {shape!r}")
+    return tuple(int(n) for n in shape)
+
+
+def check_context_shape(owner: Any) -> None:
+    """Makes the field `context_shape` of a frozen dataclass a tuple of plain integers, None where it is None.
+
+    Raises TypeError or ValueError as `check_shape`. A context_shape that is a property is that of parts, which were checked.
+    """
+    shape = vars(owner).get("context_shape")
+    if shape is not None:
+        object.__setattr__(owner, "context_shape", check_shape("context_shape", shape))
+
+
+def check_widths(name: str, widths: Any) -> Shape:
+    """The widths of a network's layers as a tuple of plain integers >= 1; raises TypeError or ValueError as `check_shape`."""
+    return check_shape(name, tuple(widths) if isinstance(widths, list) else widths, least=1)
+
+
+def check_sizes(name: str, shape: Any) -> Shape:
+    """A number of draws, or a tuple of numbers, as a tuple; raises TypeError or ValueError as `check_shape`."""
+    if isinstance(shape, tuple) and any(export.is_symbolic_dim(n) for n in shape):  # `jax.export` leaves them open
+        return shape
+    sizes = (shape,) if _is_integer(shape) else tuple(shape) if isinstance(shape, list) else shape
+    if not isinstance(sizes, tuple):
+        raise TypeError(f"{name} must be a number of draws, or a tuple of such numbers, got {shape!r}")
+    return check_shape(name, sizes)
+
+
+def _is_integer(value: Any) -> bool:
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)
+
+
+def check_count(**named: int) -> None:
+    """Raises ValueError for the first named count that is not an integer of at least one."""
+    for name, value in named.items():
+        if not _is_integer(value) or value < 1:
+            raise ValueError(f"{name} must be an integer >= 1, got {value!r}")
+
+
+def check_time(t: ArrayLike) -> Array:
+    """t as an array; raises ValueError for values known to lie outside [0, 1] (not while tracing)."""
+    t = jnp.asarray(t)
+    if not isinstance(t, Tracer):
+        known = np.asarray(t)  # in NumPy, which does not trace
+        if not ((known >= 0) & (known <= 1)).all():
+            raise ValueError(f"t must be in [0, 1], 0 noise and 1 data, got {known}")
+    return t
+
+
+def check_positive(**values: Any) -> None:
+    """Raises ValueError unless every named number, or array of them, is finite and above zero; TypeError for what is no number;
+    what is being traced is let through."""
+    for name, value in values.items():
+        if isinstance(value, Tracer):
+            continue
+        known = np.asarray(value)  # in NumPy, which does not trace
+        if not jnp.issubdtype(known.dtype, jnp.number):
+            raise TypeError(f"{name} must be a number, got {value!r}")
+        if not (np.isfinite(known) & (known > 0)).all():
+            raise ValueError(f"{name} must be > 0 and finite, got {value}")
+
+
+def check(condition: Any, message: str) -> None:
+    """Raises ValueError with the message unless the condition holds."""
+    if not condition:
+        raise ValueError(message)
+
+
+def check_parts(owner: Any, **kinds: type) -> None:
+    """Raises TypeError for the first named attribute of `owner` that is not an instance of its class."""
+    for name, kind in kinds.items():
+        value = getattr(owner, name)
+        if not isinstance(value, kind):
+            raise TypeError(f"{name} must be a {kind.__name__}, got {value!r}")
+
+
+def check_function(**named: Any) -> None:
+    """Raises TypeError for the first named value that cannot be called."""
+    for name, value in named.items():
+        if not callable(value):
+            raise TypeError(f"{name} must be a function, got {value!r}")
+
+
+def check_times(times: tuple[float, float]) -> None:
+    """Raises ValueError unless times = (low, high) with 0 <= low < high <= 1."""
+    in_order = len(times) == 2 and 0 <= times[0] < times[1] <= 1
+    check(in_order, f"times must be (low, high) with 0 <= low < high <= 1, got {times}")

@@ -1,0 +1,17 @@
+"""Distributions to start from: bases of flows, priors, sources, noise. Any `distrax.Distribution` may stand in their place."""
+
+from genmod.densities.base import FromDistrax as FromDistrax, as_distribution as as_distribution
+from genmod.densities.functions import FromFunctions as FromFunctions
+from genmod.densities.heads import (
+    BernoulliHead as BernoulliHead,
+    CategoricalHead as CategoricalHead,
+    Head as Head,
+    NormalHead as NormalHead,
+    PoissonHead as PoissonHead,
+)
+from genmod.densities.learned import FullNormal as FullNormal, GaussianMixture as GaussianMixture
+from genmod.densities.mixture_heads import (
+    DiscretizedLogisticHead as DiscretizedLogisticHead,
+    NormalMixtureHead as NormalMixtureHead,
+)
+from genmod.densities.standard import Laplace as Laplace, Normal as Normal, StudentT as StudentT, Uniform as Uniform

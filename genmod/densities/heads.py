@@ -1,0 +1,205 @@
+"""Heads: p(x | raw), the distribution of a datum given raw, unconstrained numbers from a network.
+
+A head works elementwise: x of any shape S and `raw` of shape S + (num_params,) give log p of shape S, in nats; the entries are
+independent given `raw`. Sum over the event, or over the tokens that count. At raw = 0, where a network with a last layer of
+zeros starts, a head is a sensible distribution: uniform levels, N(0, 1), or near them.
+
+log p of a value that the dtype of x can hold but the distribution cannot give is -inf.
+"""
+
+import abc
+import dataclasses
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from genmod.core.checks import check_count, check_positive
+from genmod.core.description import Description
+from genmod.core.event import Counts, Event, Levels, Real
+from genmod.core.numerics import soft_bound
+from genmod.core.types import Array, Key, Shape
+
+_HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
+
+
+class Head(Description, abc.ABC):
+    """A distribution of one number; `num_params` raw numbers make one of it."""
+
+    @property
+    @abc.abstractmethod
+    def num_params(self) -> int:
+        """How many raw numbers one entry of x takes."""
+
+    @abc.abstractmethod
+    def event(self, shape: Shape) -> Event:
+        """What a datum of this shape is."""
+
+    def log_prob(self, raw: Array, x: Array) -> Array:
+        """log p(x | raw) of every entry, in nats: raw of shape S + (num_params,) and x of shape S give shape S.
+
+        In the precision of raw, at least float32. Raises ValueError for a raw of another shape.
+        """
+        if raw.shape != (*x.shape, self.num_params):
+            raise ValueError(
+                f"raw must have the shape of x and an axis of {self.num_params} numbers, {(*x.shape, self.num_params)}, "
+                f"got {raw.shape}"
+            )
+        return self._log_prob(_float32(raw), x)
+
+    def sample(self, raw: Array, key: Key) -> Array:
+        """A draw for every entry, of shape raw.shape[:-1] and the dtype of `event` (of real numbers: of raw)."""
+        return self._sample(_float32(raw), key)
+
+    def mean(self, raw: Array) -> Array:
+        """The expectation of every entry, a float array of shape raw.shape[:-1]."""
+        return self._mean(_float32(raw))
+
+    @abc.abstractmethod
+    def _log_prob(self, raw: Array, x: Array) -> Array: ...
+
+    @abc.abstractmethod
+    def _sample(self, raw: Array, key: Key) -> Array: ...
+
+    @abc.abstractmethod
+    def _mean(self, raw: Array) -> Array: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class BernoulliHead(Head):
+    """x in {0, 1}, or bools; raw is the logit of x = 1."""
+
+    @property
+    def num_params(self):
+        return 1
+
+    def event(self, shape):
+        return Levels(shape, 2)
+
+    def _log_prob(self, raw, x):
+        logit = raw[..., 0]
+        level = nearest_integer(x, 1)
+        return jnp.where(x == level, jax.nn.log_sigmoid(jnp.where(level == 1, logit, -logit)), -jnp.inf)
+
+    def _sample(self, raw, key):
+        return jax.random.bernoulli(key, jax.nn.sigmoid(raw[..., 0])).astype(self.event(()).dtype)
+
+    def _mean(self, raw):
+        return jax.nn.sigmoid(raw[..., 0])
+
+
+@dataclasses.dataclass(frozen=True)
+class CategoricalHead(Head):
+    """x in 0 .. num_levels - 1; raw holds the logits. The mean is that of the level's number."""
+
+    num_levels: int
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_count(num_levels=self.num_levels)
+
+    @property
+    def num_params(self):
+        return self.num_levels
+
+    def event(self, shape):
+        return Levels(shape, self.num_levels)
+
+    def _log_prob(self, raw, x):
+        level = nearest_integer(x, self.num_levels - 1)
+        value = jnp.take_along_axis(jax.nn.log_softmax(raw), level[..., None], -1)[..., 0]
+        return jnp.where(x == level, value, -jnp.inf)
+
+    def _sample(self, raw, key):
+        return jax.random.categorical(key, raw).astype(self.event(()).dtype)
+
+    def _mean(self, raw):
+        return jnp.sum(jax.nn.softmax(raw) * constant_like(np.arange(self.num_levels), raw), -1)
+
+
+@dataclasses.dataclass(frozen=True)
+class NormalHead(Head):
+    """x ~ N(raw_0, scale^2); without `scale`, of log-scale b tanh(raw_1 / b), b = `bound`.
+
+    Without the bound the log-density of data near a plane has no maximum (Mattei & Frellsen 2018, arXiv:1802.04826).
+    """
+
+    scale: float | None = None
+    bound: float = 5.0
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_positive(bound=self.bound, **({} if self.scale is None else {"scale": self.scale}))
+
+    @property
+    def num_params(self):
+        return 2 if self.scale is None else 1
+
+    def event(self, shape):
+        return Real(shape)
+
+    def _log_scale(self, raw):
+        return soft_bound(raw[..., 1], self.bound) if self.scale is None else jnp.full_like(raw[..., 0], math.log(self.scale))
+
+    def _log_prob(self, raw, x):
+        log_scale = self._log_scale(raw)
+        return -0.5 * ((x - raw[..., 0]) * jnp.exp(-log_scale)) ** 2 - log_scale - _HALF_LOG_2PI
+
+    def _sample(self, raw, key):
+        return raw[..., 0] + jnp.exp(self._log_scale(raw)) * jax.random.normal(key, raw.shape[:-1], raw.dtype)
+
+    def _mean(self, raw):
+        return raw[..., 0]
+
+
+@dataclasses.dataclass(frozen=True)
+class PoissonHead(Head):
+    """x in 0, 1, 2, ...; the log of the rate is 20 tanh(raw / 20), so that draws fit into int32."""
+
+    @property
+    def num_params(self):
+        return 1
+
+    def event(self, shape):
+        return Counts(shape)
+
+    def _log_prob(self, raw, x):
+        count = nearest_integer(x, np.iinfo(np.int32).max)
+        return jnp.where(x == count, _log_poisson(count.astype(raw.dtype), soft_bound(raw[..., 0], 20.0)), -jnp.inf)
+
+    def _sample(self, raw, key):
+        return jax.random.poisson(key, self._mean(raw)).astype(self.event(()).dtype)
+
+    def _mean(self, raw):
+        return jnp.exp(soft_bound(raw[..., 0], 20.0))
+
+
+def _log_poisson(x: Array, log_rate: Array) -> Array:
+    """x log rate - rate - log x!, by the deviance (Loader 2000, "Fast and accurate computation of binomial probabilities").
+
+    At x = 10^6 the three terms are near 10^7 and their sum near -8: in float32 nothing of it would be left.
+    """
+    n = jnp.maximum(x, 1.0)
+    log_n = jnp.log(n)
+    exact = jax.lax.lgamma(n + 1.0) - (n + 0.5) * log_n + n - _HALF_LOG_2PI
+    inverse = 1.0 / n
+    series = inverse * (1 / 12 - inverse**2 * (1 / 360 - inverse**2 * (1 / 1260 - inverse**2 / 1680)))
+    stirling_error = jnp.where(n < 16.0, exact, series)
+    t = log_n - log_rate
+    deviance = n * (t + jnp.expm1(-t))
+    return jnp.where(x >= 1.0, -deviance - stirling_error - 0.5 * log_n - _HALF_LOG_2PI, -jnp.exp(log_rate))
+
+
+def nearest_integer(x: Array, largest: int) -> Array:
+    """x as int32 in 0 .. largest; where that is not x itself, x is no value of the distribution."""
+    return jnp.clip(x.astype(jnp.int32), 0, largest)
+
+
+def _float32(raw: Array) -> Array:
+    return raw.astype(jnp.promote_types(raw.dtype, jnp.float32))
+
+
+def constant_like(values: np.ndarray, a: Array) -> Array:
+    """Constants along the last axis, in the rank and dtype of `a`."""
+    return jnp.asarray(values, a.dtype).reshape((1,) * (a.ndim - 1) + values.shape)

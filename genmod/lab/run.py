@@ -1,0 +1,142 @@
+"""Runs: one folder per experiment and config, resumable, finished exactly when its metrics.json exists.
+
+An experiment is a frozen `Config`, a function `experiment(config, run) -> metrics`, and one line:
+
+    if __name__ == "__main__":
+        gm.lab.main(experiment, Config, quick={"num_steps": 500})
+
+`python -m experiments.NAME [--field value] [--quick] [--out DIR]` then writes to runs/NAME/<hash of config>: config.json,
+provenance.json, log.jsonl, checkpoint/, figures, timing.json, and metrics.json last. The same command again resumes what
+was killed, and shows what is done.
+"""
+
+import hashlib
+import inspect
+import json
+import math
+import os
+import sys
+import time
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from genmod.core.description import describe
+from genmod.lab.provenance import provenance
+
+
+class Run(NamedTuple):
+    """Where one run keeps its things."""
+
+    folder: Path
+
+    @property
+    def checkpoint(self) -> Path:
+        """The folder for `fit(checkpoint=...)`."""
+        return self.folder / "checkpoint"
+
+    @property
+    def log(self) -> Path:
+        """The file for `fit(log=...)`."""
+        return self.folder / "log.jsonl"
+
+    def figure(self, name: str) -> Path:
+        """The path of figure `name` (PNG)."""
+        return self.folder / f"{name}.png"
+
+
+def main(
+    experiment: Callable[[Any, Run], dict[str, Any]],
+    config_type: type,
+    *,
+    quick: dict[str, Any] | None = None,
+    arguments: list[str] | None = None,
+) -> dict[str, Any]:
+    """Parses the command line into a config and runs `experiment` in the folder of that config; returns its metrics.
+
+    `quick` are the fields that --quick changes. A user's mistake (a ValueError, TypeError, OSError, ImportError or
+    FloatingPointError) ends the program with one sentence and exit status 1; GENMOD_TRACEBACK=1 shows where it came from.
+    """
+    config, out = _parse(experiment, config_type, quick or {}, sys.argv[1:] if arguments is None else arguments)
+    try:
+        return execute(experiment, config, out)
+    except (ValueError, TypeError, OSError, FloatingPointError, ImportError) as error:
+        if os.environ.get("GENMOD_TRACEBACK"):
+            raise
+        message = " ".join(str(error).split("--------------------")[0].split())
+        raise SystemExit(f"error: {message}") from None
+
+
+def execute(experiment: Callable[[Any, Run], dict[str, Any]], config: Any, out: Path | None = None) -> dict[str, Any]:
+    """Runs `experiment(config, run)` unless it is done already; returns the metrics, which are written last."""
+    described, run = _described(experiment, config), locate(experiment, config, out)
+    done = run.folder / "metrics.json"
+    if done.exists():
+        _check_config(run.folder, described)
+        print(f"already done: {done}")
+        return json.loads(done.read_text())
+    run.folder.mkdir(parents=True, exist_ok=True)
+    _check_config(run.folder, described)
+    _write(run.folder / "config.json", described)
+    _write(run.folder / "provenance.json", provenance())
+    begun = time.perf_counter(), time.process_time()
+    metrics = experiment(config, run)
+    seconds = {"wall_seconds": time.perf_counter() - begun[0], "cpu_seconds": time.process_time() - begun[1]}
+    _write(run.folder / "timing.json", seconds)
+    _write(done, metrics)
+    print(f"written to {run.folder}")
+    return metrics
+
+
+def locate(experiment: Callable[[Any, Run], dict[str, Any]], config: Any, out: Path | None = None) -> Run:
+    """The run of `experiment` at `config`, done or not: runs/NAME/<hash of config>, or `out`."""
+    described = _described(experiment, config)
+    digest = hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:12]
+    return Run(Path("runs") / described["class"] / digest if out is None else out)
+
+
+def _parse(experiment, config_type, quick: dict[str, Any], arguments: list[str]) -> tuple[Any, Path | None]:
+    try:
+        import tyro
+    except ImportError:
+        raise SystemExit('error: experiments need their extra packages; pip install "genmod-jax[experiments]"') from None
+    arguments = list(arguments)
+    is_quick = "--quick" in arguments
+    arguments = [a for a in arguments if a != "--quick"]
+    out = None
+    for i, argument in enumerate(arguments):
+        if argument == "--out" and i + 1 < len(arguments):
+            out, arguments = Path(arguments[i + 1]), arguments[:i] + arguments[i + 2 :]
+            break
+        if argument.startswith("--out="):
+            out, arguments = Path(argument.removeprefix("--out=")), arguments[:i] + arguments[i + 1 :]
+            break
+    default = config_type(**(quick if is_quick else {}))
+    module = sys.modules[experiment.__module__]
+    description = f"{inspect.getdoc(module) or ''}\n\nAlso: --quick (about a minute), --out DIR (where to write)."
+    return tyro.cli(config_type, default=default, args=arguments, description=description), out
+
+
+def _described(experiment: Callable, config: Any) -> dict[str, Any]:
+    # Under `python -m` the config's class lives in __main__: the experiment's own name is the same in every process.
+    described = describe(config) | {"class": Path(inspect.getfile(experiment)).stem}
+    # A file that has changed is another run.
+    paths = {name: Path(value) for name, value in described.items() if isinstance(value, str)}
+    files = {f"{name}_crc32": zlib.crc32(path.read_bytes()) for name, path in paths.items() if path.is_file()}
+    return described | files
+
+
+def _check_config(folder: Path, described: dict[str, Any]) -> None:
+    path = folder / "config.json"
+    if path.exists() and json.loads(path.read_text()) != described:
+        raise ValueError(f"{folder} holds a run of another config; choose another --out, or delete it")
+
+
+def _write(path: Path, content: Any) -> None:
+    """JSON, atomically: a reader sees the old file or the new one. Numbers that are not finite become null."""
+    content = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in content.items()}
+    text = json.dumps(content, indent=2, sort_keys=True, allow_nan=False) + "\n"
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(text)
+    temporary.replace(path)

@@ -1,0 +1,83 @@
+"""The driver: many steps of one chain, as one compiled scan."""
+
+import functools
+import weakref
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from genmod.core.checks import check, check_count, check_function
+from genmod.core.keys import check_key
+from genmod.core.types import Key
+from genmod.samplers.base import Position
+
+
+class Trace(NamedTuple):
+    """What a chain left: kept positions and infos, with a leading axis of kept steps, and the state in which it ended."""
+
+    positions: Position
+    infos: Any
+    state: Any
+
+
+def run(key: Key, kernel: Any, state: Any, *, num_steps: int, burn_in: int = 0, thin: int = 1) -> Trace:
+    """`burn_in + num_steps` steps of a kernel; of the last `num_steps`, every `thin`-th is kept. Compiled.
+
+        kernel = mala(log_prob_fn, 0.1)                 # or blackjax.nuts(log_prob_fn, ...)
+        trace = run(key, kernel, kernel.init(x), num_steps=1_000, burn_in=200)
+        more = run(key_2, kernel, trace.state, num_steps=1_000)
+
+    Many chains: `jax.vmap(lambda key, x: run(key, kernel, kernel.init(x), num_steps=1_000))(keys, positions)`.
+
+    Args:
+      key: one typed key.
+      kernel: a `Kernel`, or any object with `step(key, state) -> (state, info)`, a BlackJAX SamplingAlgorithm for one. The same
+        kernel does not compile again: build it once.
+      state: where to begin, `kernel.init(position)` or the state of an earlier trace.
+      num_steps: a multiple of `thin`.
+
+    Returns a `Trace`: num_steps / thin positions and infos, those of the steps thin, 2 thin, ... after the burn-in; and the
+    last state. Raises ValueError for counts that do not fit, TypeError for a kernel without a step and for a state without a
+    position.
+    """
+    check_key(key)
+    check_function(**{"kernel.step": getattr(kernel, "step", None)})
+    if not hasattr(state, "position"):
+        raise TypeError(f"state must have a position, got {type(state).__name__}; pass kernel.init(position)")
+    check_count(num_steps=num_steps, thin=thin)
+    check(isinstance(burn_in, int | np.integer) and burn_in >= 0, f"burn_in must be an integer >= 0, got {burn_in!r}")
+    if num_steps % thin:
+        raise ValueError(f"num_steps must be a multiple of thin, got num_steps={num_steps} and thin={thin}")
+    step = kernel.step  # kept alive through the call
+    return _program(step)(num_steps // thin, burn_in, thin, key, state)
+
+
+# A program is forgotten together with its step function, which may close over parameters, data, or what is being traced: the
+# cache of a `jit` with the function as static argument would keep all of it.
+_PROGRAMS: weakref.WeakKeyDictionary[Callable, Callable] = weakref.WeakKeyDictionary()
+
+
+def _program(step: Callable) -> Callable:
+    """`_run` of this step, compiled once for as long as it lives."""
+    if step not in _PROGRAMS:
+        _PROGRAMS[step] = jax.jit(functools.partial(_run, weakref.ref(step)), static_argnums=(0, 1, 2))
+    return _PROGRAMS[step]
+
+
+def _run(reference: Callable, num_kept: int, burn_in: int, thin: int, key: Key, state: Any) -> Trace:
+    step = reference()
+
+    def move(state, key):
+        return step(key, state)
+
+    def keep(state, keys):
+        state, infos = jax.lax.scan(move, state, keys)
+        return state, (state.position, jax.tree.map(lambda info: info[-1], infos))
+
+    keys = jax.random.split(key, burn_in + num_kept * thin)
+    if burn_in:
+        state = jax.lax.scan(lambda state, key: (move(state, key)[0], None), state, keys[:burn_in])[0]
+    state, (positions, infos) = jax.lax.scan(keep, state, keys[burn_in:].reshape(num_kept, thin))
+    return Trace(positions, infos, state)

@@ -1,0 +1,14 @@
+"""Training: `fit` for models, `train` for any step, and what a run leaves behind."""
+
+from genmod.training.checkpoint import load as load, save as save
+from genmod.training.fitting import fit as fit
+from genmod.training.loop import Fit as Fit, train as train
+from genmod.training.step import (
+    GradientState as GradientState,
+    GradientStep as GradientStep,
+    Step as Step,
+    apply_gradients as apply_gradients,
+    clip as clip,
+    ema as ema,
+)
+from genmod.training.validation import FinalLoss as FinalLoss, Whole as Whole

@@ -1,0 +1,174 @@
+"""Checkpoints by Orbax: atomic (a half-written one does not exist), verified on loading, and data only (no code, no pickle).
+
+A checkpoint holds named pytrees, each as the list of its arrays, and a JSON note, in which the place, dtype and shape of every
+array stand: a tree of another kind is told from a damaged file.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+
+from genmod.core.description import describe
+from genmod.core.types import Params
+from genmod.models.base import Model
+
+
+class Checkpoints:
+    """A folder of numbered checkpoints; the last `keep` stay.
+
+    Use as a context manager, or call `close`.
+    """
+
+    def __init__(self, directory: str | Path, keep: int = 2):
+        self.directory = Path(directory).absolute()
+        options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True, enable_async_checkpointing=False)
+        self._manager = ocp.CheckpointManager(self.directory, options=options)
+
+    def save(self, step: int, note: dict[str, Any], **trees: Any) -> None:
+        """Writes the trees and the note as checkpoint `step`; it exists whole or not at all."""
+        note = note | {"arrays": {name: _layout(tree) for name, tree in trees.items()}}
+        items = {name: ocp.args.StandardSave(_numbered(tree)) for name, tree in trees.items()}
+        self._manager.save(step, args=ocp.args.Composite(note=ocp.args.JsonSave(note), **items), force=True)
+        self._manager.wait_until_finished()
+
+    def latest_step(self) -> int | None:
+        """The number of the newest checkpoint, None if there is none."""
+        return self._manager.latest_step()
+
+    def note(self, step: int) -> dict[str, Any]:
+        """The JSON note of checkpoint `step`; raises ValueError if it cannot be read."""
+        return self._restore(step, note=ocp.args.JsonRestore())["note"]
+
+    def load(self, step: int, name: str, like: Any) -> Any:
+        """The tree `name` of checkpoint `step`, in the structure, shapes, dtypes and on the devices of `like`.
+
+        Raises ValueError where it differs from `like`, naming the first difference, and where it is damaged.
+        """
+        found, wanted = (dict(layout) for layout in (self.note(step)["arrays"].get(name, []), _layout(like)))
+        place = next((place for place in [*wanted, *found] if found.get(place) != wanted.get(place)), None)
+        if place is not None:
+            raise ValueError(
+                f"{name} of checkpoint {self.directory / str(step)} is of another kind: {name}{place} is "
+                f"{found.get(place, 'not there')} there and {wanted.get(place, 'not there')} here"
+            )
+        leaves, structure = jax.tree.flatten(like)
+        arrays = self._restore(step, **{name: ocp.args.StandardRestore(_numbered(like, abstract=True))})[name]
+        restored = [_as_key(arrays[_number(i)], leaf) for i, leaf in enumerate(leaves)]
+        return jax.tree.unflatten(structure, restored)
+
+    def close(self) -> None:
+        self._manager.close()
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _restore(self, step, **args):
+        try:
+            return self._manager.restore(step, args=ocp.args.Composite(**args))
+        except Exception as error:  # Orbax and TensorStore raise many types for a damaged file
+            reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
+            raise ValueError(
+                f"checkpoint {self.directory / str(step)} is damaged ({reason}); restore it from a copy, or move it away to go "
+                "on from the one before"
+            ) from error
+
+
+def save(path: str | Path, model: Model, params: Params) -> None:
+    """Writes a model's parameters, with its description, to the folder `path` (replaced atomically if it exists).
+
+    Raises TypeError for a model that cannot be described completely.
+    """
+    note = {"run": {"model": described("model", model)}}
+    with Checkpoints(path, keep=1) as checkpoints:
+        step = checkpoints.latest_step()
+        checkpoints.save(0 if step is None else step + 1, note, params=params)
+
+
+def load(path: str | Path, model: Model, like: Params | None = None) -> Params:
+    """The parameters that `save` wrote for an equal `model`, or the best so far of a run that `fit(checkpoint=path)` saves.
+
+    Args:
+      path: the folder. model: an equal model, in this process or another.
+      like: parameters, or their shapes, where those of `model.init` on one example event are not right.
+
+    Raises FileNotFoundError where nothing is saved; ValueError, naming the first difference, for another model, and for a
+    damaged file.
+    """
+    if not Path(path).is_dir():
+        raise FileNotFoundError(f"no saved model at {path}")
+    with Checkpoints(path) as checkpoints:
+        step = checkpoints.latest_step()
+        if step is None:
+            raise FileNotFoundError(f"no saved model at {path}")
+        found = checkpoints.note(step).get("run", {}).get("model")
+        if found is None:
+            raise ValueError(f"{path} holds a training state without a model, not one that fit or gm.save wrote")
+        check_same("model", found, described("model", model), f"the parameters in {path} are of another model")
+        return checkpoints.load(step, "params", _shapes(model) if like is None else like)
+
+
+def check_same(name: str, found: Any, wanted: Any, message: str) -> None:
+    """Raises ValueError, the message and the first difference, where a checkpoint was written for something else."""
+    difference = _first_difference(name, found, wanted)
+    if difference:
+        raise ValueError(f"{message}: {difference}; choose another folder")
+
+
+def described(name: str, value: Any) -> Any:
+    """`describe(value)`; the TypeError for what cannot be described names the argument `name`."""
+    try:
+        return describe(value)
+    except TypeError as error:
+        raise TypeError(name + str(error).removeprefix("value")) from None
+
+
+def _shapes(model: Model) -> Params:
+    def init(key):
+        context = None if model.context_shape is None else np.zeros((1, *model.context_shape), np.float32)
+        return model.init(key, model.event.example(), context)
+
+    return jax.eval_shape(init, jax.eval_shape(lambda: jax.random.key(0)))
+
+
+def _first_difference(name: str, found: Any, wanted: Any) -> str | None:
+    if isinstance(found, dict) and isinstance(wanted, dict):
+        pairs = [(f"{name}.{k}", found.get(k), wanted.get(k)) for k in sorted(found.keys() | wanted.keys())]
+    elif isinstance(found, list) and isinstance(wanted, list) and len(found) == len(wanted):
+        pairs = [(f"{name}[{i}]", f, w) for i, (f, w) in enumerate(zip(found, wanted, strict=True))]
+    else:
+        return None if found == wanted else f"{name} is {found!r} there and {wanted!r} here"
+    return next((d for pair in pairs if (d := _first_difference(*pair))), None)
+
+
+def _number(index: int) -> str:
+    return f"{index:05d}"
+
+
+def _numbered(tree: Any, abstract: bool = False) -> dict[str, Any]:
+    """The leaves by number: Orbax need not know our nodes. Typed keys as their data."""
+    leaves = [jax.random.key_data(leaf) if _is_key(leaf) else leaf for leaf in jax.tree.leaves(tree)]
+    return {_number(i): _abstract(leaf) if abstract else leaf for i, leaf in enumerate(leaves)}
+
+
+def _as_key(array: Any, like: Any) -> Any:
+    return jax.random.wrap_key_data(array, impl=jax.random.key_impl(like)) if _is_key(like) else array
+
+
+def _is_key(leaf: Any) -> bool:
+    return isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def _layout(tree: Any) -> list[list[str]]:
+    return [[jax.tree_util.keystr(path), f"{leaf.dtype}{list(leaf.shape)}"] for path, leaf in jax.tree.leaves_with_path(tree)]
+
+
+def _abstract(leaf):
+    # With its sharding, so that a checkpoint goes back to the devices that `like` lives on.
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=getattr(leaf, "sharding", None))

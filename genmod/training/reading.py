@@ -1,0 +1,192 @@
+"""From what users call data to pytrees of arrays with one leading axis, the rows; and their checks, once, at this door.
+
+with a model's own loss     x, (x, context), (x, context, weight), or a dict of these names  ->  a `Batch` that fits the model
+with a loss or step         any pytree of arrays whose leading axes agree                    ->  the same pytree
+"""
+
+import dataclasses
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from genmod.core.arrays import check_varying, column_names, to_array, to_context
+from genmod.core.batching import Batch
+from genmod.core.distribution import Likelihood
+from genmod.models.base import Model
+
+_ARRAY_PROTOCOLS = ("__array__", "__jax_array__", "__dlpack__", "to_numpy", "detach")
+
+
+def is_stream(data: Any) -> bool:
+    """Whether data are an iterator or a loader of batches, not arrays and not a pytree of them."""
+    if isinstance(data, Iterator):
+        return True
+    return isinstance(data, Iterable) and not isinstance(data, Mapping | list | tuple | str | bytes) and not _is_array(data)
+
+
+def read_rows(name: str, data: Any) -> Any:
+    """Any pytree of arrays, tables, tensors or lists of numbers as the same pytree of arrays whose leading axes agree."""
+    places = jax.tree.leaves_with_path(data, is_leaf=_is_numbers)
+    if not places:
+        raise ValueError(f"{name} is empty")
+    labels = [f"{name}{jax.tree_util.keystr(path)}" for path, _ in places]
+    arrays = [to_array(label, _no_dataset(label, leaf)) for label, (_, leaf) in zip(labels, places, strict=True)]
+    for label, array in zip(labels, arrays, strict=True):
+        if array.ndim == 0:
+            raise ValueError(f"{label} must have a leading axis, the rows, got a scalar")
+        if array.shape[0] != arrays[0].shape[0]:
+            raise ValueError(
+                f"the arrays of {name} must have as many rows each, got {arrays[0].shape[0]} in {labels[0]} and "
+                f"{array.shape[0]} in {label}"
+            )
+    if arrays[0].shape[0] == 0:
+        raise ValueError(f"{name} must hold at least one row, got shape {arrays[0].shape}")
+    return jax.tree.unflatten(jax.tree.structure(data, is_leaf=_is_numbers), arrays)
+
+
+@dataclasses.dataclass(frozen=True)
+class Events:
+    """The reader of a model's own loss: (name, data) -> Batch, checked against the model."""
+
+    model: Model
+
+    def __call__(self, name: str, data: Any) -> Batch:
+        """The batch; raises TypeError or ValueError, in one sentence that names the part, for what does not fit the model."""
+        x, context, weight = self._parts(name, data)
+        x = self.model.event.check(name, to_array(name, _no_dataset(name, x)), batched=True)
+        check_finite(name, x)
+        return Batch(x, self._context(name, context, x.shape[0]), _weight(name, weight, x.shape[0]))
+
+    def check_table(self, name: str, data: Any) -> None:
+        """Refuses constant columns where a density is to be learnt, which has no largest value there."""
+        x = self._parts(name, data).x
+        if self.model.likelihood <= Likelihood.LOWER_BOUND:
+            check_varying(name, to_array(name, x), column_names(x))
+
+    def _parts(self, name, data):
+        if isinstance(data, list) and data and _is_array(data[0]) and np.ndim(data[0]) == len(self.model.event_shape) + 1:
+            data = tuple(data)  # loaders make lists of the parts
+        return _parts(name, data)
+
+    def _context(self, name, context, num):
+        shape = self.model.context_shape
+        if shape is None and context is not None:
+            raise ValueError(
+                f"{name} must be x alone, or (x, None, weight): {type(self.model).__name__} takes no context; "
+                "build it with context_shape=..."
+            )
+        if shape is None:
+            return None
+        if context is None:
+            raise ValueError(f"{name} must be a pair (x, context), context of shape (n,) + {shape}, for this model")
+        context = to_context(f"the context of {name}", context)
+        if context.shape != (num, *shape):
+            raise ValueError(f"the context of {name} must have shape {(num, *shape)}, got {context.shape}")
+        check_finite(f"the context of {name}", context)
+        return context
+
+
+def _parts(name: str, data: Any) -> Batch:
+    """x, context and weight as the user gave them."""
+    if isinstance(data, Batch):
+        return data
+    if isinstance(data, Mapping):
+        unknown = [key for key in data if key not in Batch._fields]
+        if unknown or "x" not in data:
+            raise ValueError(
+                f"{name} must be a dict of x and, where there are any, context and weight, got {list(data)}; "
+                "with loss_fn= or step= it may be any pytree"
+            )
+        return Batch(**data)
+    if isinstance(data, tuple):
+        if not 1 <= len(data) <= 3:
+            raise ValueError(f"{name} must be x, (x, context) or (x, context, weight), got a tuple of {len(data)}")
+        return Batch(*data)
+    return Batch(data)
+
+
+def _weight(name: str, weight: Any, num: int) -> Any:
+    if weight is None:
+        return None
+    weight = to_context(f"the weight of {name}", weight)
+    if weight.shape != (num,):
+        raise ValueError(f"the weight of {name} must have shape {(num,)}, one for each row, got {weight.shape}")
+    if not np.issubdtype(weight.dtype, np.floating):
+        weight = np.asarray(weight, np.float32)
+    check_finite(f"the weight of {name}", weight)
+    if float(weight.min()) < 0 or float(weight.max()) == 0:
+        raise ValueError(f"the weight of {name} must be >= 0, and > 0 somewhere, got {float(weight.min())} among them")
+    return weight
+
+
+def check_finite(name: str, array: Any) -> None:
+    """Raises ValueError, naming the first row, for NaN and infinite values."""
+    if not jnp.issubdtype(array.dtype, jnp.floating):
+        return
+    xp = np if _on_host(array) else jnp
+    array = np.asarray(array) if xp is np else array
+    if not xp.isfinite(array).all():
+        bad = np.flatnonzero(~np.asarray(xp.isfinite(array).reshape(array.shape[0], -1).all(1)))
+        raise ValueError(f"{name} has {len(bad)} rows with NaN or infinite values, the first is row {bad[0]}")
+
+
+def _on_host(array: Any) -> bool:
+    """Whether NumPy reads it without a transfer: its own arrays, and those on one CPU, where JAX would compile a program."""
+    return not isinstance(array, jax.Array) or (len(array.devices()) == 1 and next(iter(array.devices())).platform == "cpu")
+
+
+def warn_of_rounding(name: str, data: Any) -> None:
+    """Warns, once, of a column of float64 that float32 does not resolve: its range is below 1,000 roundings of its values."""
+    if jnp.result_type(float) == np.float64:
+        return
+    for path, leaf in jax.tree.leaves_with_path(data, is_leaf=_is_numbers):
+        array = to_context(name, leaf)
+        if not (isinstance(array, np.ndarray) and array.dtype == np.float64 and array.size):
+            continue
+        flat = array.reshape(array.shape[0], -1)
+        low, high = flat.min(0), flat.max(0)
+        limit = 1e3 * np.finfo(np.float32).eps * np.maximum(np.abs(low), np.abs(high))
+        coarse = np.flatnonzero((high > low) & (high - low < limit))
+        if len(coarse):
+            column = coarse[0]
+            warnings.warn(
+                f"{_column(column, array.shape[1:], column_names(leaf))}{name}{jax.tree_util.keystr(path)} lies between "
+                f"{low[column]:.9g} and {high[column]:.9g}, which float32 resolves only coarsely; standardise it on the host in "
+                "float64 before, or set jax_enable_x64",
+                stacklevel=2,
+            )
+            return
+
+
+def _column(index: int, shape: tuple[int, ...], names: Sequence[str] | None) -> str:
+    if not shape:
+        return ""
+    place = [int(i) for i in np.unravel_index(index, shape)]
+    return f"column {names[index] if names else place[0] if len(place) == 1 else tuple(place)} of "
+
+
+def _no_dataset(name: str, data: Any) -> Any:
+    """data, unless they are a data set with parts, or one whose rows are had one by one."""
+    if getattr(data, "train", None) is not None and getattr(data, "test", None) is not None:
+        raise TypeError(f"{name} must be arrays, got a {type(data).__name__}; pass its .train or .validation")
+    rows = hasattr(data, "__getitem__") and hasattr(data, "__len__")
+    if rows and not isinstance(data, Sequence | Mapping | str) and not _is_array(data):
+        raise TypeError(
+            f"{name} must be arrays or an iterable of batches, got a {type(data).__name__}; put it in a loader that makes batches"
+        )
+    if isinstance(data, Model):
+        raise TypeError(f"{name} must be arrays, got a {type(data).__name__}")
+    return data
+
+
+def _is_array(data: Any) -> bool:
+    return any(hasattr(data, protocol) for protocol in _ARRAY_PROTOCOLS)
+
+
+def _is_numbers(node: Any) -> bool:
+    """Whether a list is one array written out, not a list of arrays."""
+    return isinstance(node, list) and bool(node) and all(isinstance(entry, int | float) or _is_numbers(entry) for entry in node)

@@ -1,0 +1,196 @@
+"""Where minibatches come from: arrays that live on the device, a stream of batches, or nothing at all.
+
+A source hands the compiled loop what it needs for the steps now .. stop - 1: resident arrays as they are, of which the loop cuts
+its minibatches itself; batches of a stream stacked on a leading axis.
+"""
+
+import abc
+import itertools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from genmod.core.description import describe
+from genmod.training.reading import is_stream, warn_of_rounding
+
+# The batches of one dispatch are stacked on the device in one piece: this is the largest, in bytes.
+STACK_BYTES = 2**28
+
+
+class Source(abc.ABC):
+    """Minibatches.
+
+    Attributes:
+      arrays: the data, or the first batch of a stream, on the device; None without data.
+      batch_size: rows of a minibatch. resident: whether the loop cuts minibatches out of `arrays`.
+    """
+
+    arrays: Any
+    batch_size: int
+    resident: bool
+
+    @abc.abstractmethod
+    def example(self, per_step: int) -> Any:
+        """Data of the form that `take` gives, from which the state of a step may begin."""
+
+    @abc.abstractmethod
+    def limit(self, per_step: int) -> int:
+        """The largest number of steps of one dispatch, each of `per_step` minibatches."""
+
+    @abc.abstractmethod
+    def skip(self, num: int) -> None:
+        """Passes over `num` minibatches."""
+
+    @abc.abstractmethod
+    def take(self, num: int, size: int, per_step: int) -> Any:
+        """What the loop needs for the next `num` steps: the arrays, or a stack (size, per_step, ...), whose rest is filling."""
+
+    @abc.abstractmethod
+    def prefetch(self, num: int, size: int, per_step: int) -> None:
+        """Makes the next `take` ready while the device is busy."""
+
+    @abc.abstractmethod
+    def fingerprint(self) -> Any:
+        """What a checkpoint remembers of the data."""
+
+
+class Resident(Source):
+    """Arrays on the device, or None for no data. They need no memory of where they were: minibatch i is a function of i."""
+
+    def __init__(self, arrays: Any, batch_size: int):
+        self.resident = arrays is not None
+        self.arrays = jax.device_put(arrays)
+        self.batch_size = min(batch_size, num_rows(arrays)) if self.resident else batch_size
+
+    def example(self, per_step):
+        return self.arrays
+
+    def limit(self, per_step):
+        return 2**31 - 1
+
+    def skip(self, num):
+        pass
+
+    def take(self, num, size, per_step):
+        return self.arrays
+
+    def prefetch(self, num, size, per_step):
+        pass
+
+    def fingerprint(self):
+        return fingerprint(self.arrays)
+
+
+class Stream(Source):
+    """Batches of an iterator, or of a loader again and again; a shorter last batch of a loader is left out of each turn."""
+
+    resident = False
+
+    def __init__(self, data: Any, read: Callable[[str, Any], Any]):
+        self._loader = None if isinstance(data, Iterator) else data
+        self._iterator, self._read = iter(data), read
+        try:
+            first = next(self._iterator)
+        except StopIteration:
+            raise ValueError("data is empty") from None
+        self._waiting, self._num_good = [first], 0  # batches of this turn that had the right size
+        self._ready: Any = None
+        host = read("data", first)
+        warn_of_rounding("data", host)
+        self.arrays = jax.device_put(host)
+        self.batch_size = num_rows(self.arrays)
+
+    def fingerprint(self):
+        return "streamed"
+
+    def example(self, per_step):
+        return jax.tree.map(lambda a: np.stack([np.asarray(a)] * per_step)[None], self.arrays)
+
+    def limit(self, per_step):
+        size = sum(a.nbytes for a in jax.tree.leaves(self.arrays)) * per_step
+        return max(1, STACK_BYTES // max(1, size))
+
+    def skip(self, num):
+        for _ in itertools.islice(self._batches(), num):
+            pass
+
+    def take(self, num, size, per_step):
+        made, self._ready = self._ready, None
+        if made is None:
+            made = self._stack(num, size, per_step)
+        if isinstance(made, Exception):
+            raise made
+        return made
+
+    def prefetch(self, num, size, per_step):
+        try:
+            self._ready = self._stack(num, size, per_step)
+        except Exception as error:  # it belongs to the steps that want these batches
+            self._ready = error
+
+    def _batches(self) -> Iterator[Any]:
+        """The batches from here on, read; those of a loader without end."""
+        while True:
+            for batch in itertools.chain(self._waiting, self._iterator):
+                self._waiting = []
+                batch = self._read("data", batch)
+                rows = num_rows(batch)
+                if rows < self.batch_size and self._loader is not None:
+                    continue
+                if rows != self.batch_size:
+                    raise ValueError(f"the batches of data must have one size, got {rows} rows after {self.batch_size}")
+                self._num_good += 1
+                yield batch
+            if self._loader is None or not self._num_good:
+                return
+            self._iterator, self._num_good = iter(self._loader), 0
+
+    def _stack(self, num, size, per_step):
+        got = list(itertools.islice(self._batches(), num * per_step))
+        if len(got) < num * per_step:
+            raise ValueError("the data iterator ended before num_steps batches; let it repeat, or ask for fewer steps")
+        got += got[-1:] * ((size - num) * per_step)  # one shape for all dispatches: the loop does not come to these
+        return jax.device_put(jax.tree.map(lambda *leaves: _stacked(leaves, per_step), *got))
+
+
+def as_source(data: Any, batch_size: int, read: Callable[[str, Any], Any]) -> Source:
+    """The source of what a user calls data; `read(name, data)` makes arrays of them."""
+    if isinstance(data, Source):
+        return data
+    if data is None:
+        return Resident(None, batch_size)
+    if is_stream(data):
+        return Stream(data, read)
+    arrays = read("data", data)
+    warn_of_rounding("data", data)
+    return Resident(arrays, batch_size)
+
+
+def read_all(name: str, data: Any, read: Callable[[str, Any], Any]) -> Any:
+    """Arrays, or all batches of a finite iterable put together, on the device; None of None."""
+    if data is None:
+        return None
+    if not is_stream(data):
+        return jax.device_put(read(name, data))
+    batches = [read(name, batch) for batch in data]
+    if not batches:
+        raise ValueError(f"{name} is empty")
+    return jax.device_put(jax.tree.map(lambda *leaves: np.concatenate([np.asarray(leaf) for leaf in leaves]), *batches))
+
+
+def num_rows(arrays: Any) -> int:
+    """The length of the leading axis."""
+    return jax.tree.leaves(arrays)[0].shape[0]
+
+
+def fingerprint(arrays: Any) -> list[Any]:
+    """Dtype, shape and checksum of every array of a pytree."""
+    return [describe(np.asarray(a)) for a in jax.tree.leaves(arrays)]
+
+
+def _stacked(leaves, per_step):
+    xp = jnp if isinstance(leaves[0], jax.Array) else np
+    return xp.stack(leaves).reshape(-1, per_step, *leaves[0].shape)

@@ -1,0 +1,89 @@
+"""The entropic plan between uniform marginals, by Sinkhorn's iterations (Cuturi 2013, arXiv:1306.0895).
+
+min_p sum_ij p_ij c_ij - e H(p),    p_ij = exp(u_i + v_j - c_ij / e)
+"""
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+from genmod.core.checks import check_count
+from genmod.core.types import Array, Key
+
+_HIGHEST = jax.lax.Precision.HIGHEST  # else a GPU multiplies float32 with 10 bits
+
+
+def sinkhorn(cost: ArrayLike, epsilon: float = 0.05, num_iters: int = 50) -> Array:
+    """log p of the entropic plan between uniform marginals, (n, m) -> (n, m). No gradient.
+
+    `epsilon` is a FRACTION of the mean (finite) cost, so the plan does not change with the units. Each of `num_iters`
+    iterations fits the rows, then the columns: sum_i p_ij = 1/m holds to rounding, sum_j p_ij = 1/n once converged, which
+    takes the more iterations the smaller epsilon is (about 1/epsilon). +inf forbids a pair; each row and column wants one
+    finite entry, else it becomes nan. Raises ValueError for a cost that is no matrix, epsilon <= 0, num_iters < 1.
+    """
+    cost = jax.lax.stop_gradient(jnp.asarray(cost))
+    if cost.ndim != 2 or 0 in cost.shape:
+        raise ValueError(f"cost must be a matrix, (n, m), got shape {cost.shape}")
+    check_sinkhorn(epsilon, num_iters)
+    return _sinkhorn(cost.astype(jnp.promote_types(cost.dtype, jnp.float32)), epsilon, num_iters)
+
+
+@functools.partial(jax.jit, static_argnums=2)
+def _sinkhorn(cost: Array, epsilon: ArrayLike, num_iters: int) -> Array:
+    n, m = cost.shape
+    allowed = jnp.isfinite(cost)
+    scale = jnp.where(allowed, cost, 0.0).sum() / allowed.sum()
+    score = -cost / (epsilon * jnp.where(scale == 0, 1.0, scale))
+
+    def fit_rows(v):
+        return -jax.nn.logsumexp(score + v[None], axis=1) - math.log(n)
+
+    def iterate(u, length):
+        """`length` updates of the columns and then the rows. Of them only the last is in the log domain.
+
+        The others scale the kernel of the potentials at the start: products instead of exponentials, 3 to 6 times as fast.
+        A scale that would leave float32 is cut; that slows the convergence, but (u, v) stays valid (Schmitzer 2019,
+        arXiv:1610.06519, section 3.1).
+        """
+        logits = score + u[:, None]
+        top = logits.max(0)
+        kernel = jnp.exp(logits - top[None])
+        total = m * kernel.sum(0)
+        kernel = kernel / total[None]
+
+        def scale_both(_, b):
+            a = 1.0 / jnp.maximum(n * jnp.matmul(kernel, b, precision=_HIGHEST), 1e-30)
+            return 1.0 / jnp.maximum(m * jnp.matmul(a, kernel, precision=_HIGHEST), 1e-30)
+
+        b = jax.lax.fori_loop(0, length - 1, scale_both, jnp.ones(m, cost.dtype))
+        return fit_rows(jnp.log(b) - top - jnp.log(total)), None
+
+    lengths = [min(10, num_iters - 1 - done) for done in range(0, num_iters - 1, 10)]
+    u, _ = jax.lax.scan(iterate, fit_rows(jnp.zeros(m, cost.dtype)), jnp.array(lengths, jnp.int32))
+    return jax.nn.log_softmax(score + u[:, None], axis=0) - math.log(m)
+
+
+def check_sinkhorn(epsilon: float, num_iters: int) -> None:
+    """Raises ValueError for settings that make no plan."""
+    if not 0 < epsilon < math.inf:
+        raise ValueError(f"epsilon must be positive and finite, a fraction of the mean cost, got {epsilon!r}")
+    check_count(num_iters=num_iters)
+
+
+def draw_rows(log_plan: Array, key: Key) -> Array:
+    """One row ~ plan[:, j] for every column j, (n, m) -> (m,), by inversion: m uniforms, not the n m of a Gumbel maximum."""
+    plan = jnp.exp(log_plan)
+    zeros = jnp.zeros_like(plan[0])
+    # The total is summed in the same order as below, so that no rounding lets a draw pass the last row of positive weight.
+    total = jax.lax.scan(lambda total, row: (total + row, None), zeros, plan)[0]
+    level = jax.random.uniform(key, total.shape, total.dtype) * total
+
+    def count(carry, row):
+        total, index = carry
+        total = total + row
+        return (total, index + (total <= level)), None
+
+    return jax.lax.scan(count, (zeros, jnp.zeros(total.shape, jnp.int32)), plan)[0][1]
