@@ -73,6 +73,139 @@ def test_evaluate_leaves_out_and_counts_a_share_of_failures():
         gm.evaluate(flow, params, jnp.concatenate([x, jnp.array([[-jnp.inf]])]), max_failed=0.9)
 
 
+# --- what each kind of likelihood reports ------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Bell(gm.Model):
+    """exp(-x.x / 2), of whatever kind it says it is."""
+
+    kind: gm.Likelihood
+    can_sample: bool = True
+    context_shape: tuple[int, ...] | None = None
+
+    @property
+    def likelihood(self):
+        return self.kind
+
+    @property
+    def event(self):
+        return gm.Real((2,))
+
+    def _init(self, key, x, context):
+        return {"shift": jnp.zeros(2)}
+
+    def loss(self, params, key, batch, *, step=None):
+        return 0.0, {}
+
+    def log_prob_one(self, params, x, context=None, key=None):
+        return -0.5 * jnp.sum((x - params["shift"]) ** 2)
+
+    def sample_one(self, params, key, context=None):
+        if not self.can_sample:
+            raise NotImplementedError("Bell cannot be sampled")
+        noise = params["shift"] + jax.random.normal(key, (2,))
+        return noise if context is None else 1e-3 * noise + context
+
+
+BELL = {"shift": jnp.array([1.0, -2.0])}
+ROWS = np.random.default_rng(0).standard_normal((400, 2)).astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        (gm.Likelihood.EXACT, "nll_nats"),
+        (gm.Likelihood.ESTIMATE, "nll_estimate_nats"),
+        (gm.Likelihood.LOWER_BOUND, "nll_upper_bound_nats"),
+        (gm.Likelihood.UNNORMALIZED, "energy_nats"),
+    ],
+)
+def test_the_key_says_what_the_number_is(kind, name):
+    found = gm.evaluate(Bell(kind), BELL, ROWS)
+    assert set(found) == {"num_params", name, f"{name}_sem"}
+    energy = 0.5 * ((ROWS.astype(np.float64) - [1.0, -2.0]) ** 2).sum(1)
+    assert found[name] == pytest.approx(energy.mean(), rel=1e-6)
+    assert found[f"{name}_sem"] == pytest.approx(energy.std(ddof=1) / 20, rel=1e-5)
+
+
+def test_weights_of_rows_are_repetitions():
+    weight = np.arange(400) % 3
+    found = gm.evaluate(Bell(gm.Likelihood.EXACT), BELL, ROWS, weight=weight)
+    repeated = gm.evaluate(Bell(gm.Likelihood.EXACT), BELL, np.repeat(ROWS, weight, axis=0))
+    assert found["nll_nats"] == pytest.approx(repeated["nll_nats"], rel=1e-6)
+    equal = gm.evaluate(Bell(gm.Likelihood.EXACT), BELL, ROWS, weight=np.full(400, 2.5))
+    assert equal == pytest.approx(gm.evaluate(Bell(gm.Likelihood.EXACT), BELL, ROWS))
+
+
+def mean_distance(samples, x):
+    assert isinstance(samples, np.ndarray) and isinstance(x, np.ndarray)
+    return float(np.linalg.norm(samples.mean(0) - x.mean(0)))
+
+
+def moments(samples, x):
+    return {"num": len(samples), "first": samples[:, 0].mean()}
+
+
+@pytest.mark.parametrize("kind", [gm.Likelihood.EXACT, gm.Likelihood.NONE])
+def test_metrics_are_taken_of_samples(key, kind):
+    options = {"key": key, "metrics": (mean_distance, moments), "batch_size": 300}
+    found = gm.evaluate(Bell(kind), BELL, ROWS, **options)
+    assert found["num"] == 400 and ("nll_nats" in found) == (kind is gm.Likelihood.EXACT)
+    distance = np.linalg.norm(np.array([1.0, -2.0]) - ROWS.mean(0))
+    assert abs(found["mean_distance"] - distance) < 4.5 / 20 and abs(found["first"] - 1.0) < 4.5 / 20
+    assert found == gm.evaluate(Bell(kind), BELL, ROWS, **options)
+    assert gm.evaluate(Bell(kind), BELL, ROWS, num_samples=1_000, **options)["num"] == 1_000
+
+
+def test_samples_of_a_conditional_model_go_with_their_rows(key):
+    context = np.arange(800, dtype=np.float32).reshape(400, 2)
+
+    def row_by_row(samples, x):
+        return float(np.abs(samples - context[np.arange(len(samples)) % 400]).max())
+
+    model = Bell(gm.Likelihood.NONE, context_shape=(2,))
+    for num_samples in (None, 900):
+        options = {"key": key, "metrics": (row_by_row,), "num_samples": num_samples, "batch_size": 150}
+        assert gm.evaluate(model, BELL, ROWS, context, **options)["row_by_row"] < 0.01
+    shared = gm.evaluate(model, BELL, ROWS, context[7], key=key, metrics=(moments,))
+    assert shared["first"] == pytest.approx(14.0, abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("model", "options", "match"),
+    [
+        (Bell(gm.Likelihood.NONE), {}, r"Bell has no log_prob to report; pass metrics=\(fn, \.\.\.\)"),
+        (Bell(gm.Likelihood.EXACT), {"metrics": (moments,)}, r"samples want key=jax\.random\.key\(seed\)"),
+        (Bell(gm.Likelihood.NONE, False), {"metrics": (moments,), "key": jax.random.key(0)}, "samples, which Bell does not give"),
+        (Bell(gm.Likelihood.UNNORMALIZED), {"true_log_prob": jnp.sum}, "wants a model with a normalised log_prob.*UNNORMALIZED"),
+        (Bell(gm.Likelihood.EXACT), {"metrics": (lambda s, x: s,), "key": jax.random.key(0)}, "must give floats.*of shape"),
+        (Bell(gm.Likelihood.EXACT), {"metrics": (moments, moments), "key": jax.random.key(0)}, "gives 'num', which is reported"),
+        (Bell(gm.Likelihood.EXACT), {"weight": np.ones(3)}, "weight must be 400 finite numbers"),
+        (Bell(gm.Likelihood.EXACT), {"context": np.ones((400, 2))}, "takes no context"),
+        (
+            Bell(gm.Likelihood.EXACT, context_shape=(2,)),
+            {"context": np.ones((3, 2))},
+            r"must have shape \(400, 2\).*got \(3, 2\)",
+        ),
+        (Bell(gm.Likelihood.EXACT), {"true_log_prob": lambda x: x}, r"finite values of shape \(400,\), got shape \(400, 2\)"),
+        (Bell(gm.Likelihood.EXACT), {"metrics": (moments,), "key": jax.random.key(0), "num_samples": 0}, "num_samples must be"),
+    ],
+)
+def test_evaluate_says_what_it_wants(model, options, match):
+    with pytest.raises(ValueError, match=match):
+        gm.evaluate(model, BELL, ROWS, **options)
+
+
+def test_evaluate_reads_tables():
+    pandas = pytest.importorskip("pandas")
+    found = gm.evaluate(Bell(gm.Likelihood.EXACT), BELL, pandas.DataFrame(ROWS, columns=["a", "b"]))
+    assert found == gm.evaluate(Bell(gm.Likelihood.EXACT), BELL, ROWS)
+
+
+# --- health, runs, tables and figures -----------------------------------------------------------------------------------------
+
+
 def test_health_measures_slopes_tails_and_round_trips(key):
     spline = Elementwise(RationalQuadraticSpline(4, bound=1.0))
     bijector = Chain((Repeat(Chain((spline,)), 2), DiagonalAffine()))

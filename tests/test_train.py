@@ -318,7 +318,7 @@ def test_interrupted_by_an_exception_equals_uninterrupted(uninterrupted, tmp_pat
 
 
 def test_checkpoints_between_two_validations_keep_the_sums_of_the_metrics(tmp_path):
-    options = RUN | {"validate_every": 20, "steps_per_dispatch": 3, "checkpoint_every": 3, "num_steps": 40}
+    options = RUN | {"validate_every": 20, "steps_per_dispatch": 3, "checkpoint_every": 6, "num_steps": 40}
     whole = fit(X, **options)
 
     class Killed(Exception):
@@ -553,6 +553,11 @@ def test_a_validation_loss_that_is_not_finite_stops_the_run():
     outside = np.concatenate([x[:7], np.full((1, 1), 1.5, np.float32)])
     with pytest.raises(FloatingPointError, match="the validation loss is nan at step 5: .*outside the support"):
         gm.fit(model, x, key=jax.random.key(0), validation=outside, num_steps=5, batch_size=8, progress=False)
+
+
+def test_refuses_a_callback_that_is_none():
+    with pytest.raises(TypeError, match="callback must be a function, got 'tensorboard'"):
+        fit(num_steps=1, callback="tensorboard", **PULL)
 
 
 @pytest.mark.parametrize("key", [0, np.array([0, 1], np.uint32)], ids=["int", "raw"])

@@ -1,9 +1,11 @@
 """A law that is given by functions."""
 
 import dataclasses
+import types
 from collections.abc import Callable
 
 from genmod.core.checks import check_function
+from genmod.core.description import call
 from genmod.core.distribution import Distribution, Likelihood
 from genmod.core.event import Real
 from genmod.core.types import Array, Key, Shape
@@ -23,6 +25,10 @@ class FromFunctions(Distribution):
 
     def __post_init__(self):
         object.__setattr__(self, "shape", self.event.shape)
+        for name in ("sample_fn", "log_prob_fn"):
+            function = getattr(self, name)
+            if isinstance(function, types.MethodType):  # these compare by the identity of their owner
+                object.__setattr__(self, name, call(function.__func__, function.__self__))
         super().__post_init__()
         check_function(**{n: f for n in ("sample_fn", "log_prob_fn") if (f := getattr(self, n)) is not None})
 

@@ -86,7 +86,7 @@ def flow_matching(
 ) -> FlowMatching:
     """Flow matching along `path` with the ends joined by `coupling` (Lipman et al. 2022, arXiv:2210.02747).
 
-    `path=paths.Linear()` with `transport.ExactAssignment()` or `Sinkhorn()` is OT-CFM, with `Independent()` I-CFM and rectified
+    `path=Linear()` with `transport.ExactAssignment()` or `Sinkhorn()` is OT-CFM, with `Independent()` I-CFM and rectified
     flow. Every draw of a `base` other than the normal one may be a source (None: the normal that the path wants).
     `context_dropout` > 0 trains for classifier-free `guidance`, whose weight `dataclasses.replace` of the built model's field
     may change afterwards. `track_energy` reports int |v|^2 dt of every sample in `sample_with_info`.

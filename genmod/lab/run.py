@@ -10,6 +10,7 @@ provenance.json, log.jsonl, checkpoint/, figures, timing.json, and metrics.json 
 was killed, and shows what is done.
 """
 
+import contextlib
 import hashlib
 import inspect
 import json
@@ -18,9 +19,11 @@ import os
 import sys
 import time
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
+
+import jax
 
 from genmod.core.description import describe
 from genmod.lab.provenance import provenance
@@ -55,12 +58,14 @@ def main(
 ) -> dict[str, Any]:
     """Parses the command line into a config and runs `experiment` in the folder of that config; returns its metrics.
 
-    `quick` are the fields that --quick changes. A user's mistake (a ValueError, TypeError, OSError, ImportError or
+    `quick` are the fields that --quick changes. Programs that XLA has compiled are kept in runs/compiled (or where
+    JAX_COMPILATION_CACHE_DIR says) and shared by all runs. A user's mistake (a ValueError, TypeError, OSError, ImportError or
     FloatingPointError) ends the program with one sentence and exit status 1; GENMOD_TRACEBACK=1 shows where it came from.
     """
     config, out = _parse(experiment, config_type, quick or {}, sys.argv[1:] if arguments is None else arguments)
     try:
-        return execute(experiment, config, out)
+        with _compiled_once():
+            return execute(experiment, config, out)
     except (ValueError, TypeError, OSError, FloatingPointError, ImportError) as error:
         if os.environ.get("GENMOD_TRACEBACK"):
             raise
@@ -94,6 +99,21 @@ def locate(experiment: Callable[[Any, Run], dict[str, Any]], config: Any, out: P
     described = _described(experiment, config)
     digest = hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:12]
     return Run(Path("runs") / described["class"] / digest if out is None else out)
+
+
+@contextlib.contextmanager
+def _compiled_once() -> Iterator[None]:
+    """XLA's programs are read from disk where an earlier process has compiled them."""
+    folder = jax.config.jax_compilation_cache_dir or str(Path("runs", "compiled").absolute())
+    settings = {"jax_compilation_cache_dir": folder, "jax_persistent_cache_min_compile_time_secs": 0.0}
+    before = {name: getattr(jax.config, name) for name in settings}
+    for name, value in settings.items():
+        jax.config.update(name, value)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            jax.config.update(name, value)
 
 
 def _parse(experiment, config_type, quick: dict[str, Any], arguments: list[str]) -> tuple[Any, Path | None]:

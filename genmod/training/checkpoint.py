@@ -31,7 +31,7 @@ class Checkpoints:
     def save(self, step: int, note: dict[str, Any], **trees: Any) -> None:
         """Writes the trees and the note as checkpoint `step`; it exists whole or not at all."""
         note = note | {"arrays": {name: _layout(tree) for name, tree in trees.items()}}
-        items = {name: ocp.args.StandardSave(_numbered(tree)) for name, tree in trees.items()}
+        items = {name: ocp.args.StandardSave(arrays) for name, tree in trees.items() if (arrays := _numbered(tree))}
         self._manager.save(step, args=ocp.args.Composite(note=ocp.args.JsonSave(note), **items), force=True)
         self._manager.wait_until_finished()
 
@@ -56,8 +56,9 @@ class Checkpoints:
                 f"{found.get(place, 'not there')} there and {wanted.get(place, 'not there')} here"
             )
         leaves, structure = jax.tree.flatten(like)
-        arrays = self._restore(step, **{name: ocp.args.StandardRestore(_numbered(like, abstract=True))})[name]
-        restored = [_as_key(arrays[_number(i)], leaf) for i, leaf in enumerate(leaves)]
+        abstract = {number: _abstract(leaf) for number, leaf in _numbered(like).items()}
+        arrays = self._restore(step, **{name: ocp.args.StandardRestore(abstract)})[name] if abstract else {}
+        restored = [_restored(arrays.get(_number(i)), leaf) for i, leaf in enumerate(leaves)]
         return jax.tree.unflatten(structure, restored)
 
     def close(self) -> None:
@@ -151,13 +152,15 @@ def _number(index: int) -> str:
     return f"{index:05d}"
 
 
-def _numbered(tree: Any, abstract: bool = False) -> dict[str, Any]:
-    """The leaves by number: Orbax need not know our nodes. Typed keys as their data."""
+def _numbered(tree: Any) -> dict[str, Any]:
+    """The leaves by number, so that Orbax need not know our nodes; typed keys as their data, and none of size 0."""
     leaves = [jax.random.key_data(leaf) if _is_key(leaf) else leaf for leaf in jax.tree.leaves(tree)]
-    return {_number(i): _abstract(leaf) if abstract else leaf for i, leaf in enumerate(leaves)}
+    return {_number(i): leaf for i, leaf in enumerate(leaves) if leaf.size}
 
 
-def _as_key(array: Any, like: Any) -> Any:
+def _restored(array: Any, like: Any) -> Any:
+    if array is None:
+        return jnp.zeros(like.shape, like.dtype)
     return jax.random.wrap_key_data(array, impl=jax.random.key_impl(like)) if _is_key(like) else array
 
 

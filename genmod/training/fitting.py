@@ -128,7 +128,7 @@ class _Init(Description):
         if x.ndim > 2 and num < x.shape[0]:
             rows = np.sort(np.random.default_rng(0).choice(x.shape[0], num, replace=False))
             x, context = x[rows], None if context is None else context[rows]
-        return self.model.init(key, x, context)
+        return self.model._init(key, x, context)  # checked and compiled already
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,7 +138,7 @@ class _InitAlone(Description):
     model: Model
 
     def __call__(self, key: Key) -> Params:
-        return self.model.init(key, self.model.event.example(), _zero_context(self.model))
+        return self.model._init(key, self.model.event.example(), _zero_context(self.model))
 
 
 def _check_model(model: Any, data: Any) -> None:

@@ -86,6 +86,8 @@ def train(
     check_mesh(mesh, source.batch_size)
     held_out = read_all("validation", validation, read_rows)
     measure = _measure(step, held_out, validate, monitor, patience, source.arrays is not None)
+    if callback is not None:
+        check_function(callback=callback)
     run = {}
     if checkpoint is not None:
         run = _identity(step, params, source, held_out, measure, validate_every, key) | (identity or {})
