@@ -11,7 +11,7 @@ import numpy as np
 from genmod.core.arrays import to_array, to_context
 from genmod.core.checks import check_context, check_count, check_function
 from genmod.core.description import Call
-from genmod.core.distribution import Likelihood
+from genmod.core.distribution import Likelihood, check_params
 from genmod.core.keys import stream
 from genmod.core.params import num_params
 from genmod.core.statistics import mean_and_sem
@@ -62,7 +62,8 @@ def evaluate(
     contexts = _contexts(model, context, len(x))
     metrics = tuple(metrics) if isinstance(metrics, Sequence) else (metrics,)
     check_count(batch_size=batch_size)
-    _check_reportable(model, metrics, key, true_log_prob)
+    check_params(model, params)
+    _check_reportable(model, metrics, weight, key, true_log_prob)
     found: dict[str, float] = {"num_params": num_params(params)}
     if model.likelihood < Likelihood.NONE:
         weight = _weights(weight, len(x))
@@ -85,8 +86,10 @@ def evaluate(
     return found
 
 
-def _check_reportable(model, metrics, key, true_log_prob) -> None:
+def _check_reportable(model, metrics, weight, key, true_log_prob) -> None:
     name = type(model).__name__
+    if weight is not None and metrics:
+        raise ValueError("metrics compare samples with rows that all count equally: leave out weight, or metrics")
     for fn in metrics:
         check_function(metrics=fn)
     if model.likelihood is Likelihood.NONE and not metrics:

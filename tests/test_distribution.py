@@ -235,13 +235,6 @@ def test_methods_work_under_jit_grad_and_vmap():
 # --- messages ------------------------------------------------------------------------------------------------------------------
 
 
-class Result(NamedTuple):
-    """Like what `gm.fit` returns."""
-
-    params: Any
-    last_params: Any
-
-
 def test_numbers_of_draws_that_are_none():
     model, params, *_ = case("real_nvp")
     key = jax.random.key(0)
@@ -276,7 +269,7 @@ def test_parameters_that_are_no_parameters(call):
     events = call in ("log_prob", "log_prob_with_info", "encode")
     arguments = (x,) if events else (jax.random.key(0), 3)
     with pytest.raises(TypeError, match=r"^params must be the parameters of Flow, got a whole Fit; pass its \.params$"):
-        getattr(model, call)(Result(params, params), *arguments)
+        getattr(model, call)(gm.Fit(params, params, {}, None, 0), *arguments)
     for nothing in (None, {}, params["bijector"]):
         with pytest.raises(
             ValueError, match=r"^params must be those of this Flow, made by its init: params\['bijector'\].* missing"
@@ -396,3 +389,56 @@ class Silent(Distribution):
 
     def _init(self, key, x, context):
         return {}
+
+
+@dataclasses.dataclass(frozen=True)
+class Unsummed(gm.Bijector):
+    """Forgets to add up its log-determinant."""
+
+    def _init(self, key, x, context):
+        return {"a": jnp.full(x.shape[1:], 0.5)}
+
+    def _forward(self, params, z, context):
+        return z * jnp.exp(params["a"]), params["a"]
+
+    def _inverse(self, params, x, context):
+        return x * jnp.exp(-params["a"]), -params["a"]
+
+
+def test_a_log_density_that_was_not_summed_is_refused(key):
+    x = np.zeros((4, 3), np.float32)
+    normal = gm.densities.FromFunctions((3,), log_prob_fn=jax.scipy.stats.norm.logpdf)
+    for model in (gm.models.Flow(Unsummed(), gm.densities.Normal((3,))), gm.models.Flow(gm.bijectors.Tanh(), normal), normal):
+        params = model.init(key, x)
+        with pytest.raises(ValueError, match=r"must be a scalar for ONE event, got shape \(3,\); sum over the event"):
+            model.log_prob(params, x)
+
+
+def test_a_draw_of_another_shape_is_refused(key):
+    law = gm.densities.FromFunctions((3,), sample_fn=jax.random.normal)
+    with pytest.raises(ValueError, match=r"one event of shape \(3,\), got \(\)"):
+        law.sample({}, key, (4,))
+
+
+def test_a_conditional_base_is_refused():
+    base = gm.flows.real_nvp((3,), 1, hidden_sizes=(4,), context_shape=(2,))
+    with pytest.raises(ValueError, match=r"no conditional distribution, got one with context_shape=\(2,\)"):
+        gm.models.Flow(gm.bijectors.ActNorm(), base)
+
+
+def test_parameters_of_another_event_size_do_not_broadcast(key):
+    one, three = (gm.models.Flow(gm.bijectors.ActNorm(), gm.densities.Normal((d,))) for d in (1, 3))
+    params = one.init(key, np.zeros((4, 1), np.float32))
+    with pytest.raises(ValueError, match="params must be those of"):
+        three.log_prob(params, np.zeros((4, 3), np.float32))
+
+
+def test_what_is_held_is_held():
+    """Weight decay would move parameters that no gradient reaches."""
+    x = np.random.default_rng(0).normal(1.0, 1.0, (32, 2)).astype(np.float32)
+    matching = gm.flows.flow_matching((2,), path=gm.transport.Linear(), hidden_sizes=(4,), base=gm.densities.FullNormal((2,)))
+    params = matching.init(jax.random.key(0), x)
+    assert isinstance(params["base"], gm.Fixed)
+    process = gm.flows.diffusion((2,), hidden_sizes=(4,)).process
+    with pytest.raises(ValueError, match="data_side must have nothing to train"):
+        gm.models.Diffusion(process, (2,), gm.bijectors.ActNorm()).init(jax.random.key(0), x)

@@ -99,7 +99,7 @@ def test_samples_and_gradients(name, key):
     @jax.jit
     def both(params):
         gradients = jax.grad(lambda p: flow.loss(p, None, (x, context))[0])(params)
-        return flow.sample_and_log_prob(params, key, 16, context), gradients
+        return flow.sample_and_log_prob(params, key, 16 if context is None else (), context), gradients
 
     (drawn, log_prob), gradients = both(params)
     assert drawn.shape == (16, *SHAPE) and log_prob.shape == (16,) and drawn.dtype == log_prob.dtype == jnp.float32

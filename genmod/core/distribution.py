@@ -9,7 +9,6 @@ are compiled. What a distribution does not have raises NotImplementedError.
 """
 
 import abc
-import enum
 import functools
 import inspect
 import math
@@ -27,29 +26,8 @@ from genmod.core.checks import check_context, check_context_shape, check_sizes
 from genmod.core.description import Description
 from genmod.core.event import Event
 from genmod.core.keys import check_key
+from genmod.core.likelihood import Likelihood as Likelihood
 from genmod.core.types import Array, Context, Info, Key, Params, Shape
-
-
-class Likelihood(enum.IntEnum):
-    """What a `log_prob` is, from strongest to weakest; a composition keeps the weakest of its parts."""
-
-    EXACT = 0
-    ESTIMATE = 1
-    LOWER_BOUND = 2
-    UNNORMALIZED = 3
-    NONE = 4
-
-    @property
-    def nll_key(self) -> str:
-        """The metric key under which the negative log-likelihood of such a model is reported, in nats."""
-        return _NLL_KEYS.get(self, "energy_nats")
-
-
-_NLL_KEYS = {
-    Likelihood.EXACT: "nll_nats",
-    Likelihood.ESTIMATE: "nll_estimate_nats",
-    Likelihood.LOWER_BOUND: "nll_upper_bound_nats",
-}
 
 
 def over_events(body: Callable | None = None, *, event: Callable[[Any], Event] = lambda self: self.event) -> Callable:
@@ -87,8 +65,7 @@ def over_draws(body: Callable) -> Callable:
 
 
 def _call(program: Callable, self: "Distribution", params: Params, static: tuple, *arguments: Any) -> Any:
-    if hasattr(params, "last_params"):
-        raise TypeError(f"params must be the parameters of {type(self).__name__}, got a whole Fit; pass its .params")
+    check_params(self, params)
     try:
         return program(static, params, *arguments)
     except Exception as error:  # any part may fail in its own words on parameters that are not its own
@@ -96,6 +73,12 @@ def _call(program: Callable, self: "Distribution", params: Params, static: tuple
         if difference is None:
             raise
         raise ValueError(f"params must be those of this {type(self).__name__}, made by its init: {difference}") from error
+
+
+def check_params(owner: Any, params: Params) -> None:
+    """Raises TypeError for a whole `Fit` in the place of its parameters."""
+    if hasattr(params, "last_params"):
+        raise TypeError(f"params must be the parameters of {type(owner).__name__}, got a whole Fit; pass its .params")
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -216,12 +199,12 @@ class Distribution(Description, abc.ABC):
 
         Returns an array of the common axes. Raises ValueError or TypeError for arrays or parameters that do not fit.
         """
-        return self.log_prob_one(params, x, context, key)  # type: ignore[arg-type]
+        return self.checked_scalar(self.log_prob_one(params, x, context, key))  # type: ignore[arg-type]
 
     @over_draws
     def sample(self, params: Params, key: Key, shape: int | Shape = (), context: ArrayLike | None = None) -> Array:
         """Independent draws, shape + the axes of the context + event_shape. Compiled."""
-        return self.sample_one(params, key, context)  # type: ignore[arg-type]
+        return self._checked_event(self.sample_one(params, key, context))  # type: ignore[arg-type]
 
     def sample_and_log_prob(
         self, params: Params, key: Key, shape: int | Shape = (), context: ArrayLike | None = None
@@ -239,7 +222,8 @@ class Distribution(Description, abc.ABC):
 
     @over_draws
     def _sample_and_log_prob(self, params, key, shape=(), context=None):
-        return self.sample_and_log_prob_one(params, key, context)
+        x, log_prob = self.sample_and_log_prob_one(params, key, context)
+        return self._checked_event(x), self.checked_scalar(log_prob)
 
     @over_events
     def log_prob_with_info(
@@ -250,7 +234,9 @@ class Distribution(Description, abc.ABC):
         Where the log-density is the mean of several probes, the dict holds its standard error, `log_prob_sem`.
         """
         log_prob, info = self.log_prob_info_one(params, x, context, key)  # type: ignore[arg-type]
-        return log_prob, info | ({"log_prob_sem": jnp.sqrt(info["log_det_variance"])} if "log_det_variance" in info else {})
+        return self.checked_scalar(log_prob), info | (
+            {"log_prob_sem": jnp.sqrt(info["log_det_variance"])} if "log_det_variance" in info else {}
+        )
 
     @over_draws
     def sample_with_info(
@@ -261,6 +247,20 @@ class Distribution(Description, abc.ABC):
         Where a solve fails the draw is its last state.
         """
         return self.sample_info_one(params, key, context)  # type: ignore[arg-type]
+
+    def checked_scalar(self, log_prob: Array) -> Array:
+        """`log_prob`, if it is that of a whole event, a scalar; raises ValueError for one that was not summed."""
+        if jnp.shape(log_prob):
+            raise ValueError(
+                f"the log-density of {type(self).__name__} must be a scalar for ONE event, got shape {jnp.shape(log_prob)}; "
+                "sum over the event"
+            )
+        return log_prob
+
+    def _checked_event(self, x: Array) -> Array:
+        if jnp.shape(x) != self.event_shape:
+            raise ValueError(f"{type(self).__name__} must draw ONE event of shape {self.event_shape}, got {jnp.shape(x)}")
+        return x
 
     def misfit(self, params: Params) -> str | None:
         """What tells `params` from parameters that `init` makes: the first difference in structure or shape; None if nothing."""

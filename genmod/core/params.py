@@ -41,6 +41,12 @@ def with_trainable(params: Params, trained: Params) -> Params:
     return jax.tree.map(lambda old, new: old if _is_fixed(old) else new, params, trained, is_leaf=_is_fixed)
 
 
+def check_held(name: str, params: Params) -> None:
+    """Raises ValueError unless all parameters of the part `name` are `Fixed`: an optimizer would move the others."""
+    if jax.tree.leaves(trainable(params)):
+        raise ValueError(f"{name} must have nothing to train (Standardize() or Rescale(...)): it is held as it was initialised")
+
+
 def trainable_mask(params: Params) -> Params:
     """A pytree of bools like `params`: False inside a `Fixed`, True elsewhere."""
 

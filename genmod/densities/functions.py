@@ -16,12 +16,14 @@ class FromFunctions(Distribution):
     """A fixed law: `sample_fn(key)` -> ONE event, and `log_prob_fn(x)`, nats of ONE event; without parameters.
 
     Without log_prob_fn the law can be drawn from only, as the source of flow matching; what stands on it has likelihood NONE.
-    Without sample_fn it is a target. Pass functions of a module: equal laws are then equal descriptions.
+    Without sample_fn it is a target; `likelihood` says UNNORMALIZED where its log_prob_fn is known up to a constant. Pass
+    functions of a module: equal laws are then equal descriptions.
     """
 
     shape: Shape
     sample_fn: Callable[[Key], Array] | None = None
     log_prob_fn: Callable[[Array], Array] | None = None
+    likelihood: Likelihood = Likelihood.EXACT
 
     def __post_init__(self):
         object.__setattr__(self, "shape", self.event.shape)
@@ -29,16 +31,14 @@ class FromFunctions(Distribution):
             function = getattr(self, name)
             if isinstance(function, types.MethodType):  # these compare by the identity of their owner
                 object.__setattr__(self, name, call(function.__func__, function.__self__))
+        if self.log_prob_fn is None:
+            object.__setattr__(self, "likelihood", Likelihood.NONE)
         super().__post_init__()
         check_function(**{n: f for n in ("sample_fn", "log_prob_fn") if (f := getattr(self, n)) is not None})
 
     @property
     def event(self):
         return Real(self.shape)
-
-    @property
-    def likelihood(self):
-        return Likelihood.EXACT if self.log_prob_fn else Likelihood.NONE
 
     def _init(self, key, x, context):
         return {}

@@ -17,7 +17,7 @@ from genmod import nets
 from genmod.bijectors import CNF, Chain, ProbabilityFlow, Repeat, Standardize
 from genmod.bijectors.base import Bijector
 from genmod.bijectors.continuous import JACOBIAN_NORM, KINETIC_ENERGY
-from genmod.core.checks import check_count
+from genmod.core.checks import check_count, check_shape
 from genmod.core.types import Array, Shape
 from genmod.denoising import Sampler, Steps
 from genmod.denoising.levels import SimpleWeighting, TimeSampler, UniformTimes, Weighting
@@ -58,11 +58,11 @@ def ffjord(
     check_count(num_layers=num_layers)
     weights = {KINETIC_ENERGY: kinetic_energy, JACOBIAN_NORM: jacobian_norm}
     penalties = tuple((name, float(weight)) for name, weight in weights.items() if weight is not None)
-    field = field or nets.VelocityMLP(tuple(hidden_sizes), activation, conditioning, dtype=dtype)
+    field = field or nets.VelocityMLP(hidden_sizes, activation, conditioning, dtype=dtype)
     cnf = CNF(field, integrator, divergence, context_shape, tuple(name for name, _ in penalties))
     layers = cnf if num_layers == 1 else Repeat(cnf, num_layers)
     bijector = Chain((layers, *((Standardize(),) if standardize else ())))
-    return Flow(bijector, as_distribution(base, tuple(event_shape)), penalties)
+    return Flow(bijector, as_distribution(base, check_shape("event_shape", event_shape)), penalties)
 
 
 def flow_matching(
@@ -91,14 +91,16 @@ def flow_matching(
     `context_dropout` > 0 trains for classifier-free `guidance`, whose weight `dataclasses.replace` of the built model's field
     may change afterwards. `track_energy` reports int |v|^2 dt of every sample in `sample_with_info`.
     """
-    field = field or nets.VelocityMLP(tuple(hidden_sizes), activation, conditioning, dtype=dtype)
+    field = field or nets.VelocityMLP(hidden_sizes, activation, conditioning, dtype=dtype)
     if context_dropout or guidance != 1.0:
         field = nets.Guided(field, guidance)
     cnf = CNF(field, integrator, divergence, context_shape, (KINETIC_ENERGY,) if track_energy else ())
     if base is None and path.source_scale is not None:
-        base = Normal(tuple(event_shape), path.source_scale)
+        base = Normal(check_shape("event_shape", event_shape), path.source_scale)
     data_side = Standardize() if standardize else None
-    return FlowMatching(cnf, as_distribution(base, tuple(event_shape)), path, coupling, data_side, context_dropout)
+    return FlowMatching(
+        cnf, as_distribution(base, check_shape("event_shape", event_shape)), path, coupling, data_side, context_dropout
+    )
 
 
 def diffusion(
@@ -130,9 +132,13 @@ def diffusion(
     right, for images take `Rescale(0.5, 0.5)`, from [-1, 1] to [0, 1]. `context_dropout` > 0 trains for classifier-free
     `guidance`. hidden_sizes, activation, dtype: of the network, unless you give your own.
     """
-    network = network or nets.VelocityMLP(tuple(hidden_sizes), activation, num_frequencies=4, dtype=dtype)
+    network = network or nets.VelocityMLP(hidden_sizes, activation, num_frequencies=4, dtype=dtype)
     if context_dropout or guidance != 1.0:
         network = nets.Guided(network, guidance)
     process = ProbabilityFlow(Learned(network, schedule, kind, data_scale, context_shape), integrator, divergence)
-    shape = tuple(event_shape) if scaling is None else scaling.latent_shape(tuple(event_shape))
+    shape = (
+        check_shape("event_shape", event_shape)
+        if scaling is None
+        else scaling.latent_shape(check_shape("event_shape", event_shape))
+    )
     return Diffusion(process, shape, scaling, weighting, times, sampler, context_dropout, bound)

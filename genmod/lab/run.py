@@ -11,6 +11,7 @@ was killed, and shows what is done.
 """
 
 import contextlib
+import dataclasses
 import hashlib
 import inspect
 import json
@@ -104,9 +105,9 @@ def locate(experiment: Callable[[Any, Run], dict[str, Any]], config: Any, out: P
 @contextlib.contextmanager
 def _compiled_once() -> Iterator[None]:
     """XLA's programs are read from disk where an earlier process has compiled them."""
-    folder = jax.config.jax_compilation_cache_dir or str(Path("runs", "compiled").absolute())
-    settings = {"jax_compilation_cache_dir": folder, "jax_persistent_cache_min_compile_time_secs": 0.0}
+    settings = {"jax_compilation_cache_dir": "", "jax_persistent_cache_min_compile_time_secs": 0.0}
     before = {name: getattr(jax.config, name) for name in settings}
+    settings["jax_compilation_cache_dir"] = before["jax_compilation_cache_dir"] or str(Path("runs", "compiled").absolute())
     for name, value in settings.items():
         jax.config.update(name, value)
     try:
@@ -142,9 +143,29 @@ def _described(experiment: Callable, config: Any) -> dict[str, Any]:
     # Under `python -m` the config's class lives in __main__: the experiment's own name is the same in every process.
     described = describe(config) | {"class": Path(inspect.getfile(experiment)).stem}
     # A file that has changed is another run.
-    paths = {name: Path(value) for name, value in described.items() if isinstance(value, str)}
-    files = {f"{name}_crc32": zlib.crc32(path.read_bytes()) for name, path in paths.items() if path.is_file()}
-    return described | files
+    files = {f"{name.removeprefix('.')}_crc32": zlib.crc32(path.read_bytes()) for name, path in _files("", config)}
+    return _finite(described | files)
+
+
+def _files(name: str, value: Any) -> Iterator[tuple[str, Path]]:
+    """The existing files that a config names, at any depth."""
+    if dataclasses.is_dataclass(value):
+        for field in dataclasses.fields(value):
+            yield from _files(f"{name}.{field.name}", getattr(value, field.name))
+    elif isinstance(value, tuple | list):
+        for i, entry in enumerate(value):
+            yield from _files(f"{name}[{i}]", entry)
+    elif isinstance(value, str | Path) and Path(value).is_file():
+        yield name, Path(value)
+
+
+def _finite(content: Any) -> Any:
+    """JSON in which numbers that are not finite are null."""
+    if isinstance(content, dict):
+        return {name: _finite(value) for name, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [_finite(value) for value in content]
+    return None if isinstance(content, float) and not math.isfinite(content) else content
 
 
 def _check_config(folder: Path, described: dict[str, Any]) -> None:
@@ -155,8 +176,7 @@ def _check_config(folder: Path, described: dict[str, Any]) -> None:
 
 def _write(path: Path, content: Any) -> None:
     """JSON, atomically: a reader sees the old file or the new one. Numbers that are not finite become null."""
-    content = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in content.items()}
-    text = json.dumps(content, indent=2, sort_keys=True, allow_nan=False) + "\n"
+    text = json.dumps(_finite(content), indent=2, sort_keys=True, allow_nan=False) + "\n"
     temporary = path.with_name(path.name + ".tmp")
     temporary.write_text(text)
     temporary.replace(path)

@@ -40,6 +40,7 @@ from genmod.core.distribution import Distribution, Likelihood, over_events
 from genmod.core.event import Real
 from genmod.core.info import mark_failed
 from genmod.core.keys import check_key
+from genmod.core.params import check_held
 from genmod.core.types import Array, Context, Key, Params, Shape
 from genmod.denoising import Grid, Predictor, Sampler, Steps, denoisers
 from genmod.denoising.levels import SimpleWeighting, TimeSampler, UniformTimes, Weighting
@@ -183,7 +184,9 @@ class Diffusion(Model):
         return _sample_posterior(self, observe, num_iterations, params, check_key(key), y, noise_std, context)
 
     def _init(self, key, x, context):
-        return {"bijector": self.bijector.init_rows(key, x, context)}
+        params = self.bijector.init_rows(key, x, context)
+        check_held("data_side", params[1:])
+        return {"bijector": params}
 
     def loss(self, params, key, batch, *, step=None):
         x, context, weight = self.read(batch)

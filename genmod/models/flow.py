@@ -21,6 +21,8 @@ from genmod.core.batching import row_keys, vmap_events
 from genmod.core.distribution import Distribution, Likelihood, over_events
 from genmod.core.event import Real
 from genmod.core.info import FAILED, mark_failed
+from genmod.core.params import Fixed
+from genmod.core.statistics import mean_and_sem
 from genmod.core.types import Array, Context, Key, Params
 from genmod.densities import Normal, as_distribution
 from genmod.models.base import Model
@@ -36,6 +38,11 @@ class Pushforward(Model, abc.ABC):
 
     bijector: Bijector
     base: Distribution
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.base.context_shape is not None:
+            raise ValueError(f"base must be no conditional distribution, got one with context_shape={self.base.context_shape}")
 
     @functools.cached_property
     def event(self):
@@ -78,18 +85,36 @@ class Pushforward(Model, abc.ABC):
     def draw_base_one(self, params: Params, key: Key) -> Array:
         """ONE draw of the base density, in the precision of the parameters."""
         floats = [a.dtype for a in jax.tree.leaves(params) if jnp.issubdtype(a.dtype, jnp.floating)]
-        z = self.base.sample_one(params.get("base", {}), key)
+        self._check_bound(params)
+        z = self.base.sample_one(self.base_params(params), key)
         return z.astype(jnp.result_type(*floats)) if floats else z
 
     def push_one(self, params: Params, z: Array, context: Context = None, key: Key | None = None) -> tuple[Array, Array]:
         """(x, log p(x)) of ONE latent event z."""
         x, log_det, info = self.bijector._move(params["bijector"], z, context, key, False, True)
-        log_prob = self.base.log_prob_one(params.get("base", {}), z) - log_det
+        log_prob = self._log_base(params, z, key) - log_det
         return mark_failed(x, info), mark_failed(log_prob, info)
 
     def log_prob_info_one(self, params, x, context=None, key=None):
+        self._check_bound(params)
         z, log_det, info = self.bijector._move(params["bijector"], x, context, key, True, True)
-        return self.base.log_prob_one(params.get("base", {}), z) + log_det, info
+        return self.checked_scalar(self._log_base(params, z, key) + log_det), info
+
+    def base_params(self, params: Params) -> Params:
+        """The parameters of the base among those of the model."""
+        base = params.get("base", {})
+        return base.constant if isinstance(base, Fixed) else base
+
+    def _log_base(self, params, z, key):
+        """log p of the latent event, by a key of its own where that is random."""
+        own_key = None if key is None else jax.random.fold_in(key, 1)
+        return self.base.checked_scalar(self.base.log_prob_one(self.base_params(params), z, None, own_key))
+
+    def _check_bound(self, params):
+        """Parameters of a layer of another event shape might broadcast; known while tracing, so it costs nothing."""
+        shape = self.bijector.bound_shape(params["bijector"])
+        if shape is not None and shape != self.event_shape:
+            raise ValueError(f"params must be those of events of shape {self.event_shape}, got those of shape {shape}")
 
     def log_prob_one(self, params, x, context=None, key=None):
         return mark_failed(*self.log_prob_info_one(params, x, context, key))
@@ -138,11 +163,11 @@ class Flow(Pushforward):
 
     def loss(self, params, key, batch, *, step=None):
         x, context, weight = self.read(batch)
-        keys = None if self.bijector.likelihood == Likelihood.EXACT else row_keys(key, x.shape[0])
+        keys = None if self.likelihood == Likelihood.EXACT else row_keys(key, x.shape[0])
         axes = (None, 0, None if context is None else 0, None if keys is None else 0)
         log_prob, info = vmap_events(self.log_prob_info_one, axes)(params, x, context, keys)
         loss, metrics = losses.negative_log_likelihood(lambda _: log_prob, x, name=self.likelihood.nll_key, weight=weight)
-        metrics |= {name: jnp.mean(value) for name, value in info.items() if name != "log_det_variance"}
+        metrics |= {name: mean_and_sem(value, weight)[0] for name, value in info.items() if name != "log_det_variance"}
         for name, penalty in self.penalties:
             if name not in metrics:
                 raise ValueError(f"penalties name {name!r}, which the bijector does not report; it has {sorted(info)}")

@@ -23,6 +23,7 @@ from genmod.core.checks import check_parts
 from genmod.core.distribution import Distribution, Likelihood
 from genmod.core.event import Real
 from genmod.core.info import mark_failed
+from genmod.core.params import Fixed, check_held
 from genmod.core.types import Array, Context, Key, Params
 from genmod.denoising.levels import even_fractions
 from genmod.densities import Normal, as_distribution
@@ -79,6 +80,12 @@ class FlowMatching(Pushforward):
         axes = (None, 0, 0, None if context is None else 0)
         return jax.vmap(self.cnf.velocity, axes)(self.field_params(params), x, t, context)
 
+    def _init(self, key, x, context):
+        params = super()._init(key, x, context)
+        check_held("data_side", params["bijector"][1:])
+        # The source is where it was put: no part of the regression moves it.
+        return params | ({"base": Fixed(params["base"])} if "base" in params else {})
+
     def field_params(self, params: Params) -> Params:
         """The parameters of the field among those of the model."""
         return params["bijector"][0]
@@ -128,7 +135,7 @@ class FlowMatching(Pushforward):
         x, context, weight = self.read(batch)
         source_key, coupling_key, regression_key = jax.random.split(key, 3)
         x1 = self.latent(params, x)
-        base = jax.lax.stop_gradient(params.get("base", {}))
+        base = jax.lax.stop_gradient(self.base_params(params))
         x0 = jax.vmap(self.base.sample_one, (None, 0))(base, row_keys(source_key, x1.shape[0])).astype(x1.dtype)
         x0 = x0[self.coupling(x0, x1, context, coupling_key)]
         return self.regression(params, regression_key, x0, x1, context, weight)

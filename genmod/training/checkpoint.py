@@ -112,7 +112,7 @@ def load(path: str | Path, model: Model, like: Params | None = None) -> Params:
         if found is None:
             raise ValueError(f"{path} holds a training state without a model, not one that fit or gm.save wrote")
         check_same("model", found, described("model", model), f"the parameters in {path} are of another model")
-        return checkpoints.load(step, "params", _shapes(model) if like is None else like)
+        return checkpoints.load(step, "params", _shapes(model, checkpoints.note(step)) if like is None else like)
 
 
 def check_same(name: str, found: Any, wanted: Any, message: str) -> None:
@@ -130,12 +130,25 @@ def described(name: str, value: Any) -> Any:
         raise TypeError(name + str(error).removeprefix("value")) from None
 
 
-def _shapes(model: Model) -> Params:
+def _shapes(model: Model, note: dict[str, Any]) -> Params:
+    """The shapes of a model's parameters, in the precision in which they were saved: that of their data."""
+
     def init(key):
         context = None if model.context_shape is None else np.zeros((1, *model.context_shape), np.float32)
         return model.init(key, model.event.example(), context)
 
-    return jax.eval_shape(init, jax.eval_shape(lambda: jax.random.key(0)))
+    saved = {place: kind.split("[")[0] for place, kind in note["arrays"].get("params", [])}
+
+    def as_saved(path, leaf):
+        found = saved.get(jax.tree_util.keystr(path), "")
+        return jax.ShapeDtypeStruct(leaf.shape, found) if "float" in found and _is_float(leaf) else leaf
+
+    shapes = jax.eval_shape(init, jax.eval_shape(lambda: jax.random.key(0)))
+    return jax.tree_util.tree_map_with_path(as_saved, shapes)
+
+
+def _is_float(leaf: Any) -> bool:
+    return jnp.issubdtype(leaf.dtype, jnp.floating)
 
 
 def _first_difference(name: str, found: Any, wanted: Any) -> str | None:
@@ -161,11 +174,11 @@ def _numbered(tree: Any) -> dict[str, Any]:
 def _restored(array: Any, like: Any) -> Any:
     if array is None:
         return jnp.zeros(like.shape, like.dtype)
-    return jax.random.wrap_key_data(array, impl=jax.random.key_impl(like)) if _is_key(like) else array
+    return jax.random.wrap_key_data(array, impl=like.dtype._impl.name) if _is_key(like) else array
 
 
 def _is_key(leaf: Any) -> bool:
-    return isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+    return hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
 def _layout(tree: Any) -> list[list[str]]:

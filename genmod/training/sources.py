@@ -188,9 +188,13 @@ def num_rows(arrays: Any) -> int:
 
 def fingerprint(arrays: Any) -> list[Any]:
     """Dtype, shape and checksum of every array of a pytree."""
-    return [describe(np.asarray(a)) for a in jax.tree.leaves(arrays)]
+    return [describe(a if _is_key(a) else np.asarray(a)) for a in jax.tree.leaves(arrays)]
 
 
 def _stacked(leaves, per_step):
     xp = jnp if isinstance(leaves[0], jax.Array) else np
     return xp.stack(leaves).reshape(-1, per_step, *leaves[0].shape)
+
+
+def _is_key(leaf: Any) -> bool:
+    return isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)

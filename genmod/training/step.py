@@ -87,6 +87,8 @@ class GradientStep(Step):
 
     def __post_init__(self):
         optimizer = self.optimizer() if isinstance(self.optimizer, Call) else self.optimizer
+        if isinstance(optimizer, optax.MultiSteps):
+            optimizer = optimizer.gradient_transformation()
         if not isinstance(optimizer, optax.GradientTransformation):
             raise TypeError(
                 f"optimizer must be one of Optax, such as optax.adam(1e-3) or gm.call(optax.adam, 1e-3), got {optimizer!r}"
@@ -101,7 +103,7 @@ class GradientStep(Step):
 
     @functools.cached_property
     def _takes_step(self) -> bool:
-        return isinstance(self.objective, Model) or takes_step(self.objective)
+        return takes_step(self.objective.loss if isinstance(self.objective, Model) else self.objective)
 
     def init(self, params: Params, key: Key, batch: Any) -> GradientState:
         check_trainable(params)
