@@ -115,6 +115,7 @@ def test_bound_of_three_levels(key):
     check_bound(bounds(model, params, key, 1_000), true_log_prob(every_event(3), 3))
 
 
+@pytest.mark.slow
 def test_a_trained_dequantizer_is_tighter_on_the_same_flow(key):
     model, params, start = trained()
     for a, b in zip(jax.tree.leaves(params["model"]), jax.tree.leaves(start["model"]), strict=True):
@@ -345,6 +346,7 @@ def test_no_key_is_used_twice(key_reuse):
 # --- training ---
 
 
+@pytest.mark.slow
 def test_fit_of_images_by_class(key):
     """Two classes of images of 8 bits, dark and bright: everything that is trained moves, what is fixed stays."""
     shape = (4, 4, 1)
@@ -372,6 +374,7 @@ def test_fit_of_images_by_class(key):
         gm.fit(model, x, key=key, num_steps=1, progress=False)
 
 
+@pytest.mark.slow
 def test_own_loss_of_a_model_without_a_cheap_likelihood(key):
     """A diffusion of dequantised data is trained by its own loss, and scored by a bound."""
     x = np.random.default_rng(0).integers(0, 4, (64, 2)).astype(np.uint8)

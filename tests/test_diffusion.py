@@ -100,6 +100,7 @@ def test_the_kit_refuses_misshapen_answers(call, match):
         call()
 
 
+@pytest.mark.slow
 def test_a_wrong_likelihood_is_found():
     """The divergence at the start of the path in the place of that along it: right for every Gaussian, wrong for the mixture."""
 
@@ -205,6 +206,7 @@ def expected_bound(schedule, variance, times):
     return prior + diffusion + reconstruction
 
 
+@pytest.mark.slow
 def test_the_limit_of_many_steps(x64):
     schedule = denoising.VariancePreserving(times=(1e-3, 1.0))
     denoiser = denoisers.gaussian(schedule, np.array([0.3, -0.5]), 0.4)

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import textwrap
 import time
 from pathlib import Path
 
@@ -174,3 +175,26 @@ def test_the_standard_run_inverts_and_comes_close(model):
 
             error = np.abs(np.asarray(jax.jit(jax.vmap(round_trip))(points) - points))
         assert np.quantile(error, 0.999) < typical and error.max() < worst
+
+
+COUNTED = """
+    import collections, runpy, sys
+    import jax
+    events = collections.Counter()
+    jax.monitoring.register_event_listener(lambda event, **_: events.update([event.rsplit("/", 1)[-1]]))
+    sys.argv = ["density", "--quick", "--num-steps", "20", "--num-train", "500", "--num-test", "200", "--out", sys.argv[1]]
+    runpy.run_module("experiments.density", run_name="__main__", alter_sys=True)
+    print("misses", events["cache_misses"], "hits", events["cache_hits"])
+"""
+
+
+@pytest.mark.slow
+def test_a_second_run_compiles_nothing(tmp_path):
+    env = os.environ | {"PYTHONPATH": str(ROOT), "JAX_COMPILATION_CACHE_DIR": str(tmp_path / "compiled")}
+    counts = []
+    for name in ("one", "two"):
+        command = [sys.executable, "-c", textwrap.dedent(COUNTED), str(tmp_path / name)]
+        result = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, check=True)
+        counts.append([int(word) for word in result.stdout.split("misses")[-1].replace("hits", "").split()])
+    (first, _), (second, hits) = counts
+    assert first > 0 and second == 0 and hits == first

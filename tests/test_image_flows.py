@@ -493,6 +493,7 @@ def test_health_looks_at_the_layers_of_every_scale():
     assert squeeze.smallest_slope == squeeze.largest_slope == 1 and squeeze.log_det_range == (0, 0)
 
 
+@pytest.mark.slow
 def test_as_distrax_changes_the_rank(key):
     flow, params, x, _ = built("glow")
     bijector = gm.as_distrax(flow.bijector, params["bijector"])

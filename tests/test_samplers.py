@@ -97,6 +97,7 @@ def test_grids_are_those_of_the_papers():
     np.testing.assert_allclose(np.diff(roots), (roots[-1] - roots[0]) / 10, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_reverse_sde_has_the_right_law_at_every_time():
     """On the way, not only at the end: the moments of the states of Euler-Maruyama and of ancestral sampling at each time."""
     schedule = denoising.VarianceExploding(0.05, 10.0)
@@ -227,6 +228,7 @@ def test_denoised_ends():
     check(report._replace(weight_error=0.0))  # the mixture's modes are blurred into each other
 
 
+@pytest.mark.slow
 def test_a_wrong_sampler_is_found():
     """The kit sees a missing factor, too few steps, and a start from the wrong law is seen by the covariance."""
     broken = dataclasses.replace(denoising.Steps(denoising.DDIM(1.0), denoising.LogSNRGrid(64), denoise=False))
