@@ -21,6 +21,7 @@ from genmod.core.checks import check_array, check_context, check_context_shape
 from genmod.core.description import Description
 from genmod.core.distribution import Likelihood
 from genmod.core.info import mark_failed
+from genmod.core.numerics import same_precision
 from genmod.core.types import Array, Context, Info, Key, Params, Shape
 
 
@@ -64,7 +65,7 @@ class Bijector(Description, abc.ABC):
         if self.event_shape is not None and x.shape[1:] != self.event_shape:
             raise ValueError(f"x must have shape (n,) + {self.event_shape}, got {x.shape}")
         context = check_context(type(self).__name__, context, self.context_shape, batch=x.shape[:1])
-        return self.init_rows(key, x, None if context is None else _same_precision(jnp.asarray(context), x))
+        return self.init_rows(key, x, same_precision(context, x))
 
     def init_rows(self, key: Key, x: Array, context: Context = None) -> Params:
         """`init` of rows that have been checked: what a composition calls for its members."""
@@ -160,7 +161,7 @@ class Bijector(Description, abc.ABC):
             raise ValueError(f"{name} must be one event of shape {shape}, got {event.shape}; jax.vmap takes a batch")
         wanted = self.latent_shape(event.shape) if inverse else self.data_shape(event.shape)
         context = check_context(type(self).__name__, context, self.context_shape)
-        context = None if context is None else _same_precision(jnp.asarray(context), event)
+        context = same_precision(context, event)
         moved, total, info = self._move(params, event, context, key, inverse, log_det)
         return _checked_output(self, event, wanted, moved, total, info)
 
@@ -197,11 +198,6 @@ class InfoBijector(Bijector, abc.ABC):
 
 def _marked(event: Array, log_det: Array, info: Info) -> tuple[Array, Array]:
     return mark_failed(event, info), mark_failed(log_det, info)
-
-
-def _same_precision(context: Array, event: Array) -> Array:
-    """The context in the dtype of the event, which decides."""
-    return context.astype(event.dtype) if jnp.issubdtype(context.dtype, jnp.floating) else context
 
 
 def _checked_output(bijector: Bijector, given: Array, wanted: Shape, event: Array, log_det: Any, info: Info):

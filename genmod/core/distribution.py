@@ -27,6 +27,7 @@ from genmod.core.description import Description
 from genmod.core.event import Event
 from genmod.core.keys import check_key
 from genmod.core.likelihood import Likelihood as Likelihood
+from genmod.core.numerics import same_precision
 from genmod.core.types import Array, Context, Info, Key, Params, Shape
 
 
@@ -84,7 +85,7 @@ def check_params(owner: Any, params: Params) -> None:
 @functools.partial(jax.jit, static_argnums=0)
 def _on_events(static, params, x, context, key):
     body, self, rank, one_device = static
-    context = _same_precision(context, x)
+    context = same_precision(context, x)
     inner = len(self.context_shape or ())
     shared = context is None or context.ndim == inner
     batch, (rows, contexts) = broadcast_rows((), (x, rank), (None if shared else context, inner))
@@ -99,7 +100,7 @@ def _on_events(static, params, x, context, key):
 @functools.partial(jax.jit, static_argnums=0)
 def _on_draws(static, params, key, context):
     body, self, shape = static
-    context = _same_precision(context, *jax.tree.leaves(params))
+    context = same_precision(context, *jax.tree.leaves(params))
     inner = len(self.context_shape or ())
     shared = context is None or context.ndim == inner
     axes = () if context is None else context.shape[: context.ndim - inner]
@@ -109,14 +110,6 @@ def _on_draws(static, params, key, context):
         return body(self, params, key, (), context if shared else own)
 
     return unflatten(batch, vmap_blocks(one, row_keys(key, math.prod(batch)), contexts))
-
-
-def _same_precision(context: Context, *arrays: Array) -> Context:
-    """The context in the precision of the event or the parameters, which decide."""
-    floats = [a.dtype for a in arrays if jnp.issubdtype(a.dtype, jnp.floating)]
-    if context is None or not floats or not jnp.issubdtype(context.dtype, jnp.floating):
-        return context
-    return context.astype(jnp.result_type(*floats))
 
 
 def _one_device(x: Any) -> bool:
@@ -275,7 +268,7 @@ class Distribution(Description, abc.ABC):
 
 @functools.partial(jax.jit, static_argnums=0)
 def _init(self, key, x, context):
-    return self._init(key, x, _same_precision(context, x))
+    return self._init(key, x, same_precision(context, x))
 
 
 def _difference(params: Params, wanted: Params) -> str | None:
@@ -283,6 +276,6 @@ def _difference(params: Params, wanted: Params) -> str | None:
     expected = {jax.tree_util.keystr(path): leaf.shape for path, leaf in jax.tree.leaves_with_path(wanted)}
     for path in [*expected, *found]:
         if found.get(path) != expected.get(path):
-            tell = [f"params{path} is {'missing' if shape is None else f'of shape {shape}'}" for shape in (found.get(path),)]
-            return f"{tell[0]}, wanted {'nothing there' if expected.get(path) is None else f'shape {expected[path]}'}"
+            given = f"of shape {found[path]}" if path in found else "missing"
+            return f"params{path} is {given}, wanted {f'shape {expected[path]}' if path in expected else 'nothing there'}"
     return None
