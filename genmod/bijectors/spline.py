@@ -10,7 +10,7 @@ Raw widths, heights and log-slopes are softly bounded, so that no slope can vani
 
 import dataclasses
 import functools
-import itertools
+import operator
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +19,6 @@ import numpy as np
 from genmod.bijectors.transformers import Transformer
 from genmod.core.checks import check_count
 from genmod.core.numerics import soft_bound
-from genmod.core.types import Array
 
 # Bins differ by at most a factor exp(2 x 2), knot slopes lie in exp(+-3): measured to fit as well as no bound at all.
 _LOGIT_BOUND, _LOG_SLOPE_BOUND = 2.0, 3.0
@@ -56,9 +55,9 @@ class RationalQuadraticSpline(Transformer):
     def _piecewise(self, bin_map, raw, value, searched):
         inside = jnp.abs(value) < self.bound
         safe = jnp.where(inside, value, 0.0)  # outside, the bin formula would give NaN gradients
-        logits, log_slopes = _columns(raw, 2 * self.num_bins)
-        end = jnp.zeros_like(value)  # log-slope 0 joins the straight tails
-        out, log_slope = _spline(bin_map, logits, [end, *log_slopes, end], safe, self.bound, searched)
+        logits, log_slopes = jnp.split(raw, [2 * self.num_bins], -1)
+        log_slopes = jnp.pad(log_slopes, [(0, 0)] * (log_slopes.ndim - 1) + [(1, 1)])  # log-slope 0 joins the straight tails
+        out, log_slope = _spline(bin_map, logits, log_slopes, safe, self.bound, searched)
         return jnp.where(inside, out, value), jnp.where(inside, log_slope, 0.0)
 
 
@@ -92,8 +91,9 @@ class CircularSpline(Transformer):
         return _spline(_inverse_bin, logits, log_slopes, self._wrap(x - angle), self.bound, 1)
 
     def _parts(self, raw):
-        logits, (*log_slopes, angle) = _columns(raw, 2 * self.num_bins)
-        return logits, [*log_slopes, log_slopes[0]], angle * (self.bound / np.pi)
+        logits, log_slopes, angle = jnp.split(raw, [2 * self.num_bins, 3 * self.num_bins], -1)
+        log_slopes = jnp.concatenate([log_slopes, log_slopes[..., :1]], -1)
+        return logits, log_slopes, angle.squeeze(-1) * (self.bound / np.pi)
 
     def _wrap(self, x):
         return jnp.mod(x + self.bound, 2 * self.bound) - self.bound
@@ -105,47 +105,41 @@ def _check_spline(num_bins: int, bound: float) -> None:
         raise ValueError(f"bound must be > 0, got {bound}")
 
 
-def _columns(raw: Array, num_logits: int) -> tuple[Array, list[Array]]:
-    """The raw bin sizes as one array, the raw log-slopes as a list of arrays."""
-    logits, rest = jnp.split(raw, [num_logits], -1)
-    return logits, _unstack(rest)
-
-
-def _unstack(x: Array) -> list[Array]:
-    return [column.squeeze(-1) for column in jnp.split(x, x.shape[-1], -1)] if x.shape[-1] else []
-
-
 @functools.partial(jax.checkpoint, static_argnums=(0, 4, 5))
 def _spline(bin_map, logits, log_slopes, value, bound, searched):
-    """Finds the bin of `value` among the input knots (searched=0) or the output knots (1) and maps within it.
-
-    The few bins are written out as separate arrays: sums and choices over them fuse into one elementwise loop, measured
-    5-10 times faster on CPU than reductions over a short last axis, and without a gather on any backend.
-    """
-    widths, heights = _bins(logits, bound)
+    """Finds the bin of `value` among the input knots (searched=0) or the output knots (1) and maps within it."""
+    sizes = [2 * bound * jax.nn.softmax(soft_bound(part, _LOGIT_BOUND), -1) for part in jnp.split(logits, 2, -1)]
     # No gradient passes through the choice of a bin: the map is continuous across knots.
-    sizes = jax.lax.stop_gradient((widths, heights)[searched])
-    knots = list(itertools.accumulate(sizes[:-1], initial=jnp.full_like(value, -bound)))[1:]
-    past = [value >= knot for knot in knots]
-    here = [a & ~b for a, b in zip([True, *past], [*past, False], strict=True)]
-
-    def pick(per_bin):
-        terms = (jnp.where(chosen, column, 0.0) for chosen, column in zip(here, per_bin, strict=True))
-        return functools.reduce(jnp.add, terms)
-
-    def left(sizes):
-        return sum((jnp.where(beyond, size, 0.0) for beyond, size in zip(past, sizes, strict=False)), -bound)
-
-    slope_0, slope_1 = (jnp.exp(soft_bound(pick(s), _LOG_SLOPE_BOUND)) for s in (log_slopes[:-1], log_slopes[1:]))
-    return bin_map(value, left(widths), pick(widths), left(heights), pick(heights), slope_0, slope_1)
+    knots = jnp.cumsum(jax.lax.stop_gradient(sizes[searched][..., :-1]), -1) - bound
+    index = jnp.sum(value[..., None] >= knots, -1)
+    (width, left), (height, low) = ((_entry(part, index), _sum_before(part, index) - bound) for part in sizes)
+    slope_0, slope_1 = (jnp.exp(soft_bound(_entry(log_slopes, index + i), _LOG_SLOPE_BOUND)) for i in (0, 1))
+    return bin_map(value, left, width, low, height, slope_0, slope_1)
 
 
-def _bins(logits: Array, bound: float) -> tuple[list[Array], list[Array]]:
-    """Widths and heights of the bins, each list summing to 2 bound."""
-    sizes = _unstack(jnp.exp(soft_bound(logits, _LOGIT_BOUND)))
-    num_bins = len(sizes) // 2
-    widths, heights = sizes[:num_bins], sizes[num_bins:]
-    return [2 * bound / sum(widths) * w for w in widths], [2 * bound / sum(heights) * h for h in heights]
+def _choice(relation):
+    """The function (x, index) -> sum of the x[..., j] with relation(j, index): linear in x.
+
+    Forwards, the few entries are written out as separate arrays, which fuse into one elementwise loop: on CPU 5-10 times
+    faster than a gather or a reduction over a short last axis. The derivative is one masked sum, so that the program of
+    a gradient does not grow with the number of bins.
+    """
+
+    @jax.custom_jvp
+    def choose(x, index):
+        columns = enumerate(jnp.moveaxis(x, -1, 0))
+        return sum(jnp.where(relation(j, index), column, 0.0) for j, column in columns)
+
+    @choose.defjvp
+    def _(primals, tangents):
+        x, index = primals
+        chosen = relation(jax.lax.broadcasted_iota(index.dtype, x.shape, x.ndim - 1), index[..., None])
+        return choose(x, index), jnp.sum(jnp.where(chosen, tangents[0], 0.0), -1)
+
+    return choose
+
+
+_entry, _sum_before = _choice(operator.eq), _choice(operator.lt)
 
 
 def _forward_bin(z, z_k, width, x_k, height, slope_0, slope_1):
