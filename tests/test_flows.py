@@ -10,7 +10,7 @@ import pytest
 from registry import DEQUANTIZERS, DIFFUSIONS, FLOWS, IMAGE_FLOWS
 
 import genmod as gm
-from genmod import flows
+from genmod import bijectors as bj, flows
 from genmod.core import distribution
 from genmod.core.params import trainable_mask
 
@@ -371,3 +371,45 @@ def test_no_key_is_used_twice(name, key_reuse):
     jax.random.normal(key)
     with pytest.raises(jax.errors.KeyReuseError):
         jax.random.normal(key)
+
+
+# --- supports ------------------------------------------------------------------------------------------------------------
+
+BOUNDED = {
+    "sigmoid": (bj.Sigmoid(), (0.0, 1.0)),
+    "exp": (bj.Exp(), (0.0, np.inf)),
+    "softplus": (bj.Softplus(), (0.0, np.inf)),
+    "tanh": (bj.Tanh(), (-1.0, 1.0)),
+    "invert_logit": (bj.Invert(bj.Logit()), (0.0, 1.0)),
+    "invert_alpha_logit": (bj.Invert(bj.AlphaLogit(0.25)), (-0.5, 1.5)),
+}
+
+
+@pytest.mark.parametrize("name", BOUNDED)
+def test_outside_the_support_the_density_is_zero(name, key):
+    last, support = BOUNDED[name]
+    flow = gm.models.Flow(bj.Chain((bj.Elementwise(bj.Affine()), last)), gm.densities.Normal((2,)))
+    assert flow.support == support
+    params = flow.init(key, jnp.full((4, 2), 0.5))
+    ends = [end for end in support if np.isfinite(end)]
+    x = jnp.asarray([[0.5, end + step] for end in ends for step in (0.0, -1.0 if end == support[0] else 1.0)])
+    assert (flow.log_prob(params, x) == -jnp.inf).all()
+    assert (jax.vmap(jax.grad(lambda x: flow.log_prob(params, x)))(x) == 0).all()
+    by_params = jax.grad(lambda params: flow.log_prob(params, x).sum(), allow_int=True)(params)
+    assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(by_params))
+    assert jnp.isnan(flow.encode(params, x)).all()  # there is no latent event
+    inside = flow.log_prob(params, jnp.array([0.5, 0.25]))
+    assert jnp.isfinite(inside) and flow.log_prob(params, jnp.array([[0.5, 0.25], x[0]]))[0] == inside
+    assert jnp.isnan(flow.log_prob(params, jnp.array([0.5, jnp.nan])))
+
+
+def test_refuses_a_base_that_leaves_the_domain_of_a_layer():
+    for first in (bj.Logit(), bj.Invert(bj.Exp()), bj.Chain((bj.Permutation((1, 0)), bj.Logit()))):
+        with pytest.raises(ValueError, match=r"is a map of .* to .*, got values in \(-inf, inf\)"):
+            gm.models.Flow(first, gm.densities.Normal((2,)))
+    circle = bj.Repeat(bj.Coupling(bj.CircularSpline(4), gm.nets.MLP((8,)), 1), 2)
+    with pytest.raises(ValueError, match=r"CircularSpline\(.*\) is a map of the circle \[-3.14159, 3.14159\), got values in"):
+        gm.models.Flow(circle, gm.densities.Normal((2,)))
+    gm.models.Flow(circle, gm.densities.Uniform((2,), -np.pi, np.pi))
+    gm.models.Flow(bj.Chain((bj.Rescale(1.0, -0.5), bj.Rescale(2 * np.pi), circle)), gm.densities.Uniform((2,)))
+    gm.models.Flow(bj.Invert(bj.Sigmoid()), gm.densities.Uniform((2,)))

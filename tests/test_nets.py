@@ -153,6 +153,19 @@ def test_nnx_state_is_refused(key):
         nets.init(nets.NNXModule(lambda rngs: nnx.BatchNorm(3, rngs=rngs)), key, jnp.ones(3))
 
 
+@pytest.mark.parametrize(
+    "net", [nets.UNet(4, (1,), num_heads=2), nets.VelocityMLP((8,)), nets.VelocityMLP((8,), num_frequencies=4)]
+)
+def test_noise_levels_do_not_look_alike(net, key):
+    """A network tells all log signal-to-noise ratios -8 c in [-40, 40] apart."""
+    x, c = jnp.ones((2, 2, 1) if isinstance(net, nets.UNet) else (2,)), jnp.linspace(-5.0, 5.0, 41)
+    params = nets.init(net, key, x, c[0])
+    params = jax.tree.map(lambda p: p + 0.3 * jax.random.normal(key, p.shape), params)
+    out = jax.jit(jax.vmap(lambda c: nets.apply(net, params, x, c).reshape(-1)))(c)
+    gaps = jnp.abs(out[:, None] - out[None]).max(-1) + jnp.eye(41)
+    assert gaps.min() > 1e-4, jnp.argwhere(gaps == gaps.min())
+
+
 def test_unet_keeps_the_image_and_reads_level_and_context(key):
     net = nets.UNet(4, (1, 2), num_heads=2)
     x, c, context = jax.random.normal(key, (4, 6, 3)), jnp.asarray(0.3), jnp.array([1.0, 0.0])

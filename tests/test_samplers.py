@@ -266,6 +266,22 @@ def test_a_step_to_no_noise_is_the_denoised_mean():
         assert before.num_evaluations == 2 * stepper.num_evaluations
 
 
+@pytest.mark.parametrize("denoise", [False, True])
+@pytest.mark.parametrize("name", STEPPERS)
+def test_where_no_noise_is_left_nothing_is_done(name, denoise):
+    """A network sees the log-SNR, which has no value there: the denoiser must not be asked."""
+    schedule, grid = denoising.Straight(times=(0.0, 0.9)), denoising.CustomGrid((0.9, 0.5, 0.0))
+    sampler = denoising.Steps(STEPPERS[name].stepper, grid, denoise=denoise)
+
+    def denoiser(x, t):
+        return jnp.tanh(x) + 0.01 * schedule.log_snr(t)
+
+    draw = jax.jit(lambda x: sampler(KEY, denoiser, schedule, x))(jnp.ones(2))
+    kept = dataclasses.replace(sampler, denoise=False)
+    np.testing.assert_array_equal(draw, jax.jit(lambda x: kept(KEY, denoiser, schedule, x))(jnp.ones(2)))
+    assert jnp.isfinite(draw).all()
+
+
 def test_one_compiled_scan():
     """The program does not grow with the number of steps, and an equal sampler of an equal model does not compile again."""
     schedule, denoiser = denoising.VariancePreserving(), denoisers.gaussian(denoising.VariancePreserving(), MEAN, 1.0)

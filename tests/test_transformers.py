@@ -6,10 +6,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from registry import TRANSFORMERS, in_circle
+from registry import BIJECTORS, TRANSFORMERS, in_circle
 
-from genmod.bijectors import Affine, CircularSpline, DeepSigmoidal, RationalQuadraticSpline, ScalarFunction
+import genmod as gm
+from genmod.bijectors import (
+    Affine,
+    Autoregressive,
+    CircularSpline,
+    Coupling,
+    DeepSigmoidal,
+    Elementwise,
+    RationalQuadraticSpline,
+    ScalarFunction,
+)
 from genmod.bijectors.numerical import monotone_root
+from genmod.nets import MADE, MLP
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
 EPS = float(np.finfo(np.float32).eps)
@@ -155,6 +166,19 @@ def test_circular_spline_closes_smoothly():
     np.testing.assert_allclose(slope.mean(), 1.0, atol=1e-4)
 
 
+@pytest.mark.parametrize("layer", ["coupling_circular_spline", "autoregressive_circular_spline"])
+def test_the_density_on_a_torus_closes(layer, key):
+    """A network that saw the raw angle would jump where it closes."""
+    bijector = BIJECTORS[layer].bijector
+    flow = gm.models.Flow(bijector, gm.densities.Uniform((4,), -np.pi, np.pi))
+    x = flow.sample(flow.init(key, jnp.zeros((1, 4))), key, (20,))
+    params = jax.tree.map(lambda a: a + 0.5 * jax.random.normal(key, a.shape), flow.init(key, x))
+    for i in range(4):
+        before, after = (flow.log_prob(params, x.at[:, i].set(seam)) for seam in (np.pi - 1e-6, -np.pi))
+        np.testing.assert_allclose(before, after, atol=1e-4)
+    assert jnp.abs(flow.log_prob(params, x) - flow.log_prob(params, -x)).max() > 0.1  # it is not uniform
+
+
 def test_circular_spline_wraps_values_outside():
     forward, raw = jax.jit(CircularSpline(num_bins=4).forward), raws(CircularSpline(num_bins=4), 3, 1.0)
     z = jnp.array([-3.0, 0.2, 2.5])
@@ -190,6 +214,35 @@ def test_root_is_found_at_any_distance(x):
     slope = 1 + 3 * jnp.exp(raw[1]) * z**2
     # To the rounding of cubic(z): a few eps of its largest term.
     assert abs(float(cubic(raw, z) - x)) < 8 * EPS * (abs(x) + 1 + float(slope * jnp.abs(z)))
+
+
+def stretched(raw, z):
+    return z * jnp.exp(raw[0]) + 0.1 * jnp.tanh(z)
+
+
+@pytest.mark.parametrize("x", [1.7e7, -3e9, 1e30])
+def test_roots_of_large_values_keep_their_digits(x):
+    z, _ = jax.jit(ScalarFunction(stretched, 1).inverse)(jnp.array([[-1.0]]), jnp.array([x]))
+    np.testing.assert_allclose(z, x * np.exp(1.0), rtol=4 * EPS)
+    transformer = DeepSigmoidal(num_units=4)
+    raw = raws(transformer, 1, 0.5)
+    there, _ = jax.jit(transformer.forward)(raw, jnp.array([x]))
+    np.testing.assert_allclose(jax.jit(transformer.inverse)(raw, there)[0], x, rtol=64 * EPS)
+
+
+def bounded(raw, z):
+    return 2 * jnp.tanh(z) + raw[0]
+
+
+@pytest.mark.parametrize("make", [Elementwise, lambda t: Coupling(t, MLP((8,)), 1), lambda t: Autoregressive(t, MADE((8,)))])
+def test_a_root_that_is_not_there_is_nan_and_counted(make, key):
+    layer = make(ScalarFunction(bounded, 1))
+    params = layer.init(key, jnp.zeros((1, 2)))
+    for x, failed in ((jnp.array([0.5, 1.5]), 0), (jnp.array([0.5, 2.5]), 1)):
+        z, log_det, info = layer.inverse_with_info(params, x)
+        assert info["failed_solves"] == failed and jnp.isnan(z).any() == jnp.isnan(log_det) == bool(failed)
+        assert jnp.isnan(layer.inverse(params, x)).all() == bool(failed)
+    assert layer.forward_with_info(params, jnp.zeros(2))[2] == {}
 
 
 def test_scalar_function_is_its_function():

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from genmod import nets
-from genmod.bijectors.base import Bijector
+from genmod.bijectors.base import InfoBijector
 from genmod.bijectors.linear import vector_dim
 from genmod.bijectors.permutation import check_order
 from genmod.bijectors.transformers import Transformer
@@ -24,13 +24,14 @@ from genmod.core.types import Array, Context, Shape
 
 
 @dataclasses.dataclass(frozen=True)
-class Autoregressive(Bijector):
+class Autoregressive(InfoBijector):
     """An autoregressive layer of a vector, (D,).
 
     Attributes:
       transformer: the scalar bijection of each coordinate.
       conditioner: `nets.MADE`, or any Flax Linen module (D,) [, context] -> (D, transformer.num_params) whose row i
-        depends on entries before i only (`check_bijection` would show it if not).
+        depends on entries before i only (`check_bijection` would show it if not). Of a circular transformer it is given
+        cosines and sines, (D, 2).
       order: coordinates in the order in which they are produced; None is 0, 1, ..., D - 1.
       context_shape: shape of the context, None without one.
     """
@@ -50,24 +51,26 @@ class Autoregressive(Bijector):
     def event_shape(self):
         return None if self.order is None else (len(self.order),)
 
+    def image(self, interval, inverse=False):
+        return self.transformer.image(interval)
+
     def _init(self, key, x, context):
         vector_dim(self, x)
-        return nets.init(self._network(), key, x[0], *_flat(None if context is None else context[0]))
+        return nets.init(self._network(), key, self._seen(x[0]), *_flat(None if context is None else context[0]))
 
-    def _forward(self, params, z, context):
-        ordered = self._ordered(z)
-        x, log_slope = self.transformer.forward(self._raw(params, ordered, context), ordered)
-        return self._unordered(x), log_slope.sum()
-
-    def _inverse(self, params, x, context):
-        ordered = self._ordered(x)
-        if isinstance(self.conditioner, nets.MADE):
-            z, log_slope = self._network().scan(params, self.transformer.inverse, ordered, *(_flat(context) or (None,)))
+    def _move(self, params, event, context, key, inverse, log_det):
+        ordered = self._ordered(event)
+        if inverse:
+            moved, log_slope = self._backward(params, ordered, context)
         else:
-            z, log_slope = self._inverse_by_passes(params, ordered, context)
-        return self._unordered(z), log_slope.sum()
+            moved, log_slope = self.transformer.forward(self._raw(params, ordered, context), ordered)
+        return self._unordered(moved), log_slope.sum(), self.transformer.info(moved, inverse)
 
-    def _inverse_by_passes(self, params, x, context):
+    def _backward(self, params, x, context):
+        if isinstance(self.conditioner, nets.MADE):
+            flat = None if context is None else context.reshape(-1)
+            return self._network().scan(params, self.transformer.inverse, x, flat, self._seen)
+
         def step(z, i):
             z_i, log_slope = self.transformer.inverse(self._raw(params, z, context)[i], x[i])
             return z.at[i].set(z_i), log_slope
@@ -75,11 +78,15 @@ class Autoregressive(Bijector):
         return jax.lax.scan(step, jnp.zeros_like(x), jnp.arange(x.shape[0]))
 
     def _raw(self, params, ordered, context):
-        raw = nets.apply(self._network(), params, ordered, *_flat(context)).astype(ordered.dtype)
+        raw = nets.apply(self._network(), params, self._seen(ordered), *_flat(context)).astype(ordered.dtype)
         wanted = (*ordered.shape, self.transformer.num_params)
         if raw.shape != wanted:
             raise ValueError(f"the conditioner must return shape (D, num_params) = {wanted}, got {raw.shape}")
         return raw
+
+    def _seen(self, ordered):
+        features = self.transformer.features(ordered)
+        return features.squeeze(-1) if self.transformer.num_features == 1 else features
 
     def _network(self):
         if isinstance(self.conditioner, nets.MADE):

@@ -22,7 +22,7 @@ from genmod.core.description import Description
 from genmod.core.distribution import Likelihood
 from genmod.core.info import mark_failed
 from genmod.core.numerics import same_precision
-from genmod.core.types import Array, Context, Info, Key, Params, Shape
+from genmod.core.types import REALS, Array, Context, Info, Interval, Key, Params, Shape
 
 
 @jax.tree_util.register_static
@@ -86,6 +86,13 @@ class Bijector(Description, abc.ABC):
     def latent_shape(self, data_shape: Shape) -> Shape:
         """The shape of z for an x of shape `data_shape`."""
         return data_shape
+
+    def image(self, interval: Interval, inverse: bool = False) -> Interval | None:
+        """The interval that coordinates of z in `interval` are sent to; with `inverse`, from which those of x come.
+
+        None where that is not known. Raises ValueError where the map is not defined on all of the interval.
+        """
+        return interval if interval == REALS else None
 
     def bound_shape(self, params: Params) -> Shape | None:
         """The shape of x that these parameters are for; None where nothing says it."""

@@ -64,6 +64,13 @@ class Chain(InfoBijector):
             data_shape = bijector.latent_shape(data_shape)
         return data_shape
 
+    def image(self, interval, inverse=False):
+        for bijector in reversed(self.bijectors) if inverse else self.bijectors:
+            interval = bijector.image(interval, inverse)
+            if interval is None:
+                return None
+        return interval
+
     def bound_shape(self, params):
         shape = None
         for bijector, own in zip(self.bijectors, params, strict=False):

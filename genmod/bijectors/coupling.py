@@ -60,19 +60,26 @@ class Coupling(InfoBijector):
         super().__post_init__()
         check_parts(self, transformer=Transformer)
 
+    def image(self, interval, inverse=False):
+        return self.transformer.image(interval)
+
     def _init(self, key, x, context):
         kept, moved = self.parts(x[0])
-        inputs = network_input(kept, None if context is None else context[0])
+        inputs = network_input(self._seen(kept), None if context is None else context[0])
         return nets.init(self._network(moved), key, inputs)
 
     def _move(self, params, event, context, key, inverse, log_det):
         kept, moved = self.parts(event)
-        raw = nets.apply(self._network(moved), params, network_input(kept, context))
+        raw = nets.apply(self._network(moved), params, network_input(self._seen(kept), context))
         # Parameter by parameter in memory, so that a transformer's reads of one parameter are contiguous.
         raw = raw.astype(event.dtype).reshape(*moved.shape[:-1], self.transformer.num_params, moved.shape[-1])
         direction = self.transformer.inverse if inverse else self.transformer.forward
         moved, log_slope = direction(jnp.moveaxis(raw, -2, -1), moved)
-        return *self._merge(event, kept, moved, log_slope), {}
+        return *self._merge(event, kept, moved, log_slope), self.transformer.info(moved, inverse)
+
+    def _seen(self, kept):
+        features = self.transformer.features(kept)
+        return features.reshape(*kept.shape[:-1], -1)
 
     def _network(self, moved):
         return nets.ZeroHead(self.conditioner, moved.shape[-1] * self.transformer.num_params)

@@ -1,7 +1,8 @@
 """Fixed scalar maps, applied to every coordinate of an event of any shape. None has parameters.
 
 Use them to move a support: `Sigmoid` maps R to (0, 1), `Exp` and `Softplus` to (0, inf), `Tanh` to (-1, 1); `Invert` turns
-each round. log |dx/dz| is written in the form that keeps its digits in the tails.
+each round. log |dx/dz| is written in the form that keeps its digits in the tails. Where an event has a coordinate that no z
+reaches, log |det dz/dx| is -inf, and so is the log-density, with a gradient of zero in x.
 """
 
 import abc
@@ -10,14 +11,17 @@ import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from genmod.bijectors.base import Bijector
-from genmod.core.types import Array
+from genmod.bijectors.base import InfoBijector
+from genmod.core.types import REALS, Array, Interval
 
 
-class ScalarMap(Bijector, abc.ABC):
-    """A parameter-free x_i = f(z_i): gives f, its inverse, and log |f'| as a function of z."""
+class ScalarMap(InfoBijector, abc.ABC):
+    """A parameter-free x_i = f(z_i) of the open interval `domain` onto `codomain`: f, its inverse, and log |f'| of z."""
 
+    domain: Interval = REALS
+    codomain: Interval = REALS
     reads_data = False
 
     @abc.abstractmethod
@@ -32,17 +36,40 @@ class ScalarMap(Bijector, abc.ABC):
     def _init(self, key, x, context):
         return {}
 
-    def _forward(self, params, z, context):
-        return self._map(z), self._log_slope(z).sum()
+    def image(self, interval, inverse=False):
+        own, other = (self.codomain, self.domain) if inverse else (self.domain, self.codomain)
+        if not own[0] <= interval[0] < interval[1] <= own[1]:
+            raise ValueError(f"{self!r} is a map of {own} to {other}{', inverted' * inverse}, got values in {interval}")
+        return other if interval == own else None
 
-    def _inverse(self, params, x, context):
-        z = self._unmap(x)
-        return z, -self._log_slope(z).sum()
+    def _move(self, params, event, context, key, inverse, log_det):
+        event, outside = _outside(event, self.codomain if inverse else self.domain)
+        if not log_det:
+            moved = self._unmap(event) if inverse else self._map(event)
+            return (moved if outside is None else jnp.where(outside, jnp.nan, moved)), 0.0, {}
+        z = self._unmap(event) if inverse else event
+        total = self._log_slope(z).sum() * (-1 if inverse else 1)
+        return z if inverse else self._map(z), total if outside is None else jnp.where(outside, -jnp.inf, total), {}
+
+
+def _outside(value: Array, interval: Interval) -> tuple[Array, Array | None]:
+    """The event, and whether an entry lies outside: then it is a harmless one instead, whose gradient is no NaN."""
+    low, high = interval
+    if interval == REALS:
+        return value, None
+    inner = (low + high) / 2 if math.isfinite(low + high) else (low + 1 if math.isfinite(low) else high - 1)
+    # An end that rounds to a number inside the interval is such a number.
+    below = value < low if float(np.asarray(low, value.dtype)) > low else value <= low
+    above = value > high if float(np.asarray(high, value.dtype)) < high else value >= high
+    outside = (below | above).any()
+    return jnp.where(outside, inner, value), outside
 
 
 @dataclasses.dataclass(frozen=True)
 class Tanh(ScalarMap):
-    """x = tanh z; log x' = 2 (log 2 - z - softplus(-2 z))."""
+    """x = tanh z, R to (-1, 1); log x' = 2 (log 2 - z - softplus(-2 z))."""
+
+    codomain = (-1.0, 1.0)
 
     def _map(self, z):
         return jnp.tanh(z)
@@ -58,6 +85,8 @@ class Tanh(ScalarMap):
 class Sigmoid(ScalarMap):
     """x = 1 / (1 + exp(-z)), R to (0, 1); log x' = -softplus(z) - softplus(-z)."""
 
+    codomain = (0.0, 1.0)
+
     def _map(self, z):
         return jax.nn.sigmoid(z)
 
@@ -71,6 +100,8 @@ class Sigmoid(ScalarMap):
 @dataclasses.dataclass(frozen=True)
 class Logit(ScalarMap):
     """x = log(z / (1 - z)), (0, 1) to R; log x' = -log z - log(1 - z)."""
+
+    domain = (0.0, 1.0)
 
     def _map(self, z):
         return jnp.log(z) - jnp.log1p(-z)
@@ -97,6 +128,11 @@ class AlphaLogit(ScalarMap):
         super().__post_init__()
         if not 0 < self.alpha < 0.5:
             raise ValueError(f"alpha must be in (0, 1/2), got {self.alpha}")
+
+    @property
+    def domain(self):
+        margin = self.alpha / (1 - 2 * self.alpha)
+        return (-margin, 1 + margin)
 
     def _map(self, z):
         log_p, log_rest = self._logs(z)
@@ -126,6 +162,10 @@ class Rescale(ScalarMap):
         if not (math.isfinite(self.scale) and self.scale != 0 and math.isfinite(self.shift)):
             raise ValueError(f"scale must be finite and not 0, shift finite, got scale={self.scale}, shift={self.shift}")
 
+    def image(self, interval, inverse=False):
+        ends = [(end - self.shift) / self.scale if inverse else self.scale * end + self.shift for end in interval]
+        return (min(ends), max(ends))
+
     def _map(self, z):
         return self.scale * z + self.shift
 
@@ -140,6 +180,8 @@ class Rescale(ScalarMap):
 class Softplus(ScalarMap):
     """x = log(1 + exp z), R to (0, inf); log x' = -softplus(-z)."""
 
+    codomain = (0.0, math.inf)
+
     def _map(self, z):
         return jax.nn.softplus(z)
 
@@ -153,6 +195,8 @@ class Softplus(ScalarMap):
 @dataclasses.dataclass(frozen=True)
 class Exp(ScalarMap):
     """x = exp z, R to (0, inf); log x' = z."""
+
+    codomain = (0.0, math.inf)
 
     def _map(self, z):
         return jnp.exp(z)

@@ -23,10 +23,12 @@ class ScalarFunction(Transformer):
 
     `fn` is a plain module-level function of scalars written in jax.numpy, increasing and unbounded in z. `forward` costs
     one evaluation with its derivative, `inverse` about ten of them: put the layer in `Invert` where densities are trained.
+    Where no inverse is found it is NaN, and the layer counts it in its info.
     """
 
     fn: Callable[[Array, Array], Array]
     num_raw: int
+    numerical_inverse = True
 
     def __post_init__(self):
         super().__post_init__()
@@ -59,6 +61,7 @@ class DeepSigmoidal(Transformer):
 
     num_units: int = 8
     num_layers: int = 1
+    numerical_inverse = True
 
     def __post_init__(self):
         super().__post_init__()
@@ -95,7 +98,7 @@ def value_and_log_slope(fn: Callable[[Array, Array], Array], raw: Array, z: Arra
 def monotone_root(fn: Callable[[Array, Array], Array], raw: Array, x: Array) -> Array:
     """The z with fn(raw, z) = x, for fn increasing in the scalar z: bracketing, then Newton steps kept inside the bracket.
 
-    Accurate to the rounding of fn. A value out of reach (fn bounded below x) returns the end of the last bracket tried.
+    Accurate to the rounding of fn. NaN where there is none (fn bounded below x), or none is found.
     """
     eps = jnp.finfo(x.dtype).eps
     num_steps = 60 if x.dtype == jnp.float32 else 120
@@ -123,9 +126,12 @@ def monotone_root(fn: Callable[[Array, Array], Array], raw: Array, x: Array) -> 
         new = jnp.where(good, newton, 0.5 * (low + high))
         return low, high, new, jnp.abs(new - z), step + 1
 
-    low, high, _ = jax.lax.while_loop(too_narrow, widen, (x - 1, x + 1, 0))
-    start = (low, high, jnp.clip(x, low, high), jnp.full_like(x, jnp.inf), 0)
-    return jax.lax.while_loop(unfinished, refine, start)[2]
+    width = 1 + jnp.abs(x)  # an absolute one would be lost in the rounding of a large x
+    low, high, _ = jax.lax.while_loop(too_narrow, widen, (x - width, x + width, 0))
+    reached = (fn(raw, low) <= x) & (fn(raw, high) >= x)
+    state = (low, high, jnp.clip(x, low, high), jnp.full_like(x, jnp.inf), 0)
+    state = jax.lax.while_loop(unfinished, refine, state)
+    return jnp.where(reached & ~unfinished(state), state[2], jnp.nan)
 
 
 @monotone_root.defjvp

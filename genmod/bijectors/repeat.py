@@ -55,6 +55,10 @@ class Repeat(_Wrapper):
         super().__post_init__()
         check_count(num=self.num, unroll=self.unroll)
 
+    def image(self, interval, inverse=False):
+        moved = self.bijector.image(interval, inverse)
+        return moved if moved == interval or self.num == 1 else None
+
     def bound_shape(self, params):
         return self.bijector.bound_shape(params)
 
@@ -104,6 +108,9 @@ class Invert(_Wrapper):
 
     def latent_shape(self, data_shape):
         return self.bijector.data_shape(data_shape)
+
+    def image(self, interval, inverse=False):
+        return self.bijector.image(interval, not inverse)
 
     def bound_shape(self, params):
         inner = self.bijector.bound_shape(params)

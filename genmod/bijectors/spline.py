@@ -65,13 +65,15 @@ class RationalQuadraticSpline(Transformer):
 class CircularSpline(Transformer):
     """A spline of the circle [-bound, bound) with a learned rotation (Rezende et al. 2020, arXiv:2002.02428, sec. 2.1).
 
-    The slopes at the two ends are one parameter. Raw parameters: K widths, K heights, K slopes, 1 angle. It
+    The slopes at the two ends are one parameter, and networks see cosine and sine of a coordinate, so that nothing jumps where
+    the circle closes. Raw parameters: K widths, K heights, K slopes, 1 angle. It
     is a bijection of the circle, not of the line: values outside are wrapped into it first, so the base must live there
     too, as `densities.Uniform(shape, -bound, bound)` does.
     """
 
     num_bins: int = 8
     bound: float = float(np.pi)
+    num_features = 2
 
     def __post_init__(self):
         super().__post_init__()
@@ -80,6 +82,15 @@ class CircularSpline(Transformer):
     @property
     def num_params(self) -> int:
         return 3 * self.num_bins + 1
+
+    def features(self, z):
+        angle = z * (np.pi / self.bound)
+        return jnp.stack([jnp.cos(angle), jnp.sin(angle)], -1)
+
+    def image(self, interval):
+        if not -self.bound <= interval[0] < interval[1] <= self.bound:
+            raise ValueError(f"{self!r} is a map of the circle [-{self.bound:.6g}, {self.bound:.6g}), got values in {interval}")
+        return (-self.bound, self.bound)
 
     def forward(self, raw, z):
         logits, log_slopes, angle = self._parts(raw)
@@ -127,8 +138,8 @@ def _choice(relation):
 
     @jax.custom_jvp
     def choose(x, index):
-        columns = enumerate(jnp.moveaxis(x, -1, 0))
-        return sum(jnp.where(relation(j, index), column, 0.0) for j, column in columns)
+        terms = [jnp.where(relation(j, index), column, 0.0) for j, column in enumerate(jnp.moveaxis(x, -1, 0))]
+        return functools.reduce(jnp.add, terms)
 
     @choose.defjvp
     def _(primals, tangents):

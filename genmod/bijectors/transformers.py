@@ -10,17 +10,24 @@ import dataclasses
 
 import jax.numpy as jnp
 
-from genmod.bijectors.base import Bijector
+from genmod.bijectors.base import InfoBijector
 from genmod.core.checks import check_parts
 from genmod.core.description import Description
+from genmod.core.info import FAILED
 from genmod.core.numerics import soft_bound
-from genmod.core.types import Array, Context, Key, Params
+from genmod.core.types import REALS, Array, Context, Info, Interval, Key, Params
 
 
 class Transformer(Description, abc.ABC):
-    """A scalar bijection. `interval` is where it differs from a straight line (None: everywhere)."""
+    """A scalar bijection.
 
-    interval: tuple[float, float] | None = None
+    `interval` is where it differs from a straight line (None: everywhere). A network sees a coordinate as `num_features` numbers.
+    With a `numerical_inverse`, what is NaN is a root that was not found.
+    """
+
+    interval: Interval | None = None
+    num_features: int = 1
+    numerical_inverse: bool = False
 
     @property
     @abc.abstractmethod
@@ -34,6 +41,18 @@ class Transformer(Description, abc.ABC):
     @abc.abstractmethod
     def inverse(self, raw: Array, x: Array) -> tuple[Array, Array]:
         """(z, log |dz/dx|), elementwise."""
+
+    def info(self, moved: Array, inverse: bool) -> Info:
+        """Whether a root was not found among the `moved` coordinates of one event; nothing where none is looked for."""
+        return {FAILED: jnp.isnan(moved).any().astype(jnp.float32)} if inverse and self.numerical_inverse else {}
+
+    def features(self, z: Array) -> Array:
+        """What a network sees of coordinates z that the layer moves elsewhere: shape S + (num_features,), here z itself."""
+        return z[..., None]
+
+    def image(self, interval: Interval) -> Interval | None:
+        """The interval that `interval` is mapped onto, in both directions; see `Bijector.image`."""
+        return interval if interval in (REALS, self.interval) else None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,7 +98,7 @@ class Affine(Transformer):
 
 
 @dataclasses.dataclass(frozen=True)
-class Elementwise(Bijector):
+class Elementwise(InfoBijector):
     """Each coordinate through its own learned transformer: x_i = tau(z_i; raw_i). Starts as the identity."""
 
     transformer: Transformer
@@ -89,13 +108,13 @@ class Elementwise(Bijector):
         super().__post_init__()
         check_parts(self, transformer=Transformer)
 
+    def image(self, interval, inverse=False):
+        return self.transformer.image(interval)
+
     def _init(self, key: Key, x: Array, context: Context) -> Params:
         return {"raw": jnp.zeros((*x.shape[1:], self.transformer.num_params), x.dtype)}
 
-    def _forward(self, params, z, context):
-        x, log_slope = self.transformer.forward(params["raw"].astype(z.dtype), z)
-        return x, log_slope.sum()
-
-    def _inverse(self, params, x, context):
-        z, log_slope = self.transformer.inverse(params["raw"].astype(x.dtype), x)
-        return z, log_slope.sum()
+    def _move(self, params, event, context, key, inverse, log_det):
+        direction = self.transformer.inverse if inverse else self.transformer.forward
+        moved, log_slope = direction(params["raw"].astype(event.dtype), event)
+        return moved, log_slope.sum(), self.transformer.info(moved, inverse)

@@ -28,7 +28,7 @@ from genmod.core.event import Event
 from genmod.core.keys import check_key
 from genmod.core.likelihood import Likelihood as Likelihood
 from genmod.core.numerics import same_precision
-from genmod.core.types import Array, Context, Info, Key, Params, Shape
+from genmod.core.types import Array, Context, Info, Interval, Key, Params, Shape
 
 
 def over_events(body: Callable | None = None, *, event: Callable[[Any], Event] = lambda self: self.event) -> Callable:
@@ -123,12 +123,14 @@ class Distribution(Description, abc.ABC):
     Attributes:
       event: what x is. context_shape: shape of the context, None without one.
       likelihood: what `log_prob` is. reparameterized: whether draws carry the gradient of every parameter.
+      support: the interval in which every coordinate lies; None where that is not known.
     """
 
     event: Event  # a field or a property: a subclass says it
     context_shape: Shape | None = None
     likelihood: Likelihood = Likelihood.EXACT
     reparameterized: bool = True
+    support: Interval | None = None
 
     def __post_init__(self):
         super().__post_init__()

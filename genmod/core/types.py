@@ -1,5 +1,6 @@
 """The types that signatures speak of."""
 
+import math
 from typing import Any
 
 import jax
@@ -10,3 +11,6 @@ Params = Any
 Context = Array | None
 Info = dict[str, Array]
 Shape = tuple[int, ...]
+Interval = tuple[float, float]
+
+REALS: Interval = (-math.inf, math.inf)

@@ -45,7 +45,7 @@ class Sampler(Description, abc.ABC):
         point.
         """
         x = check_array("x", x)
-        return self._sample(key, _checked(denoiser), schedule, _in_single(x)).astype(x.dtype)
+        return self._sample(key, _checked(denoiser, schedule), schedule, _in_single(x)).astype(x.dtype)
 
     @abc.abstractmethod
     def _sample(self, key: Key, denoiser: Denoiser, schedule: Schedule, x: Array) -> Array:
@@ -57,14 +57,16 @@ def _in_single(x: Array) -> Array:
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
-def _checked(denoiser: Denoiser) -> Denoiser:
-    """The denoiser, held to the shape and the dtype of its input."""
+def _checked(denoiser: Denoiser, schedule: Schedule) -> Denoiser:
+    """The denoiser, held to the shape and the dtype of its input; where there is no noise it is x / alpha, and not asked."""
+    middle = sum(schedule.times) / 2
 
     def checked(x, t):
-        data = denoiser(x, t)
+        clean = schedule.sigma(t) == 0
+        data = denoiser(x, jnp.where(clean, middle, t))
         if data.shape != x.shape:
             raise ValueError(f"the denoiser must return the shape of its input, {x.shape}, got {data.shape}")
-        return data.astype(x.dtype)
+        return jnp.where(clean, x / jnp.where(clean, schedule.alpha(t), 1.0), data).astype(x.dtype)
 
     return checked
 
@@ -104,7 +106,7 @@ class Steps(Sampler):
         Returns (times, states), (num_steps + 1,) and (num_steps + 1,) + the shape of x. The last state is not denoised.
         """
         x = _in_single(check_array("x", x))
-        _, states = self._run(key, _checked(denoiser), schedule, x, keep=True)
+        _, states = self._run(key, _checked(denoiser, schedule), schedule, x, keep=True)
         assert states is not None
         return jnp.asarray(self.grid.times(schedule), x.dtype), jnp.concatenate([x[None], states])
 

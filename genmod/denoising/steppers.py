@@ -20,6 +20,7 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from genmod.core.checks import check_count, check_parts, check_positive
 from genmod.core.description import Description
@@ -222,10 +223,9 @@ class PredictorCorrector(Stepper):
     def step(self, key, denoiser, schedule, x, t, s, carry):
         keys = jax.random.split(key)
         x, carry = self.predictor.step(keys[0], denoiser, schedule, x, t, s, carry)
-        score = score_fn(denoiser, schedule)
         # (alpha_t / alpha_s)^2 is the paper's alpha_i = 1 - beta_i (VE: 1).
-        size = 2.0 * (schedule.alpha(t) / schedule.alpha(s) * self.snr * schedule.sigma(s)) ** 2
-        return langevin_chain(keys[1], lambda x: score(x, s), x, step_size=size, num_steps=self.num_corrections), carry
+        size = 2.0 * (schedule.alpha(t) / schedule.alpha(s) * self.snr) ** 2
+        return _corrected(keys[1], denoiser, schedule, x, s, size, self.num_corrections), carry
 
 
 @dataclasses.dataclass(frozen=True)
@@ -250,15 +250,20 @@ class AnnealedLangevin(Stepper):
         return self.num_steps
 
     def step(self, key, denoiser, schedule, x, t, s, carry):
-        size = self.step_size * schedule.sigma(s) ** 2
-        score = score_fn(denoiser, schedule)
-        return langevin_chain(key, lambda x: score(x, s), x, step_size=0.5 * size, num_steps=self.num_steps), carry
+        return _corrected(key, denoiser, schedule, x, s, 0.5 * self.step_size, self.num_steps), carry
 
 
 def _unknowns(denoiser: Denoiser, schedule: Schedule, x: Array, t: Array) -> tuple[Array, Array]:
     """(D, eps) at x."""
     data = denoiser(x, t)
     return data, (x - schedule.alpha(t) * data) / schedule.sigma(t)
+
+
+def _corrected(key: Key, denoiser: Denoiser, schedule: Schedule, x: Array, s: Array, size: ArrayLike, num_steps: int) -> Array:
+    """x after Langevin steps of size `size` sigma^2 at time s; where sigma = 0, x itself."""
+    score, sigma = score_fn(denoiser, schedule), schedule.sigma(s)
+    moved = langevin_chain(key, lambda x: score(x, s), x, step_size=size * sigma**2, num_steps=num_steps)
+    return jnp.where(sigma > 0, moved, x)
 
 
 def _posterior_scale(schedule: Schedule, t: Array, s: Array) -> Array:

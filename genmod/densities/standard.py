@@ -12,13 +12,14 @@ from jax.scipy import stats
 from genmod.core.checks import check_positive
 from genmod.core.distribution import Distribution
 from genmod.core.event import Real
-from genmod.core.types import Array, Key, Shape
+from genmod.core.types import REALS, Array, Key, Shape
 
 
 class Coordinatewise(Distribution, abc.ABC):
     """Equal, independent coordinates. Subclasses say the scalar law, elementwise."""
 
     shape: Shape
+    support = REALS
 
     def __post_init__(self):
         object.__setattr__(self, "shape", self.event.shape)
@@ -96,6 +97,10 @@ class Uniform(Coordinatewise):
         super().__post_init__()
         if not self.low < self.high:
             raise ValueError(f"Uniform wants low < high, got low={self.low}, high={self.high}")
+
+    @property
+    def support(self):
+        return (self.low, self.high)
 
     def _log_density(self, x):
         inside = (x >= self.low) & (x <= self.high)

@@ -43,6 +43,7 @@ class Pushforward(Model, abc.ABC):
         super().__post_init__()
         if self.base.context_shape is not None:
             raise ValueError(f"base must be no conditional distribution, got one with context_shape={self.base.context_shape}")
+        _ = self.support  # refuses a base that leaves the domain of a layer
 
     @functools.cached_property
     def event(self):
@@ -59,6 +60,10 @@ class Pushforward(Model, abc.ABC):
     @property
     def reparameterized(self):
         return self.base.reparameterized
+
+    @functools.cached_property
+    def support(self):
+        return None if self.base.support is None else self.bijector.image(self.base.support)
 
     @over_events
     def encode(self, params: Params, x: ArrayLike, context: ArrayLike | None = None, *, key: Key | None = None) -> Array:

@@ -21,7 +21,7 @@ from genmod.nets.mlp import uniform_bias
 
 
 class MADE(nn.Module):
-    """(D,) and an optional flat context -> (D, num_outputs); row i depends on x_<i and the context only.
+    """(D,) or (D, num_features) and an optional flat context -> (D, num_outputs); row i depends on x_<i and the context only.
 
     The last layer starts at zero.
 
@@ -47,8 +47,8 @@ class MADE(nn.Module):
     def __call__(self, x: Array, context: Array | None = None) -> Array:
         if context is not None and not self.hidden_sizes:
             raise ValueError("a MADE without hidden layers cannot read a context; give it hidden_sizes")
-        dim, hidden = x.shape[0], x
-        degrees = _degrees(dim, self.hidden_sizes, context is not None)
+        dim, hidden = x.shape[0], x.reshape(-1)
+        degrees = _degrees(dim, self.hidden_sizes, context is not None, hidden.shape[0] // dim)
         num_context = 0 if context is None else context.shape[0]
         for i, size in enumerate(self.hidden_sizes):
             mask = degrees[i][:, None] <= degrees[i + 1][None, :]
@@ -60,13 +60,18 @@ class MADE(nn.Module):
                 hidden = hidden + nn.Dense(size, use_bias=False, dtype=self.dtype, name="context")(context)
             hidden = self.activation(hidden)
         mask = degrees[-1][:, None, None] < np.arange(1, dim + 1)[:, None]
-        kernel = self.param("kernel_out", nn.initializers.zeros, (self._features(dim), dim, self.num_outputs))
+        kernel = self.param("kernel_out", nn.initializers.zeros, (degrees[-1].shape[0], dim, self.num_outputs))
         bias = self.param("bias_out", nn.initializers.zeros, (dim, self.num_outputs))
         hidden, kernel, bias = promote_dtype(hidden, kernel, bias)
         return jnp.tensordot(hidden, kernel * mask, 1) + bias
 
     def scan(
-        self, params: Params, next_input: Callable[[Array, Array], tuple[Array, Array]], per_dim: Array, context: Array | None
+        self,
+        params: Params,
+        next_input: Callable[[Array, Array], tuple[Array, Array]],
+        per_dim: Array,
+        context: Array | None,
+        features: Callable[[Array], Array] = lambda x: x,
     ) -> tuple[Array, Array]:
         """Produces x one coordinate at a time: `x_i, extra_i = next_input(row_i, per_dim[i])`, row_i = output row i given x_<i.
 
@@ -78,11 +83,12 @@ class MADE(nn.Module):
           next_input: (row (num_outputs,), value ()) -> (x_i, extra_i), scalars.
           per_dim: what it is given beside the row, (D,).
           context: flat, or None.
+          features: x -> what the network reads of it, coordinate by coordinate: (D,) or (D, num_features).
 
         Returns (x, extra), each (D,).
         """
         dim, dtype = per_dim.shape[0], per_dim.dtype
-        degrees = _degrees(dim, self.hidden_sizes, context is not None)
+        degrees = _degrees(dim, self.hidden_sizes, context is not None, features(per_dim).size // dim)
         layers = [self._sequential_layer(params, i, degrees) for i in range(len(self.hidden_sizes))]
         if context is not None:
             kernel, bias, start, width = layers[0]
@@ -92,7 +98,7 @@ class MADE(nn.Module):
         def step(carry, inputs):
             x, *hidden = carry
             i, starts, kernel_out, bias_out, value = inputs
-            below = x
+            below = features(x).reshape(-1)
             for n, (kernel, bias, _, width) in enumerate(layers):
                 # Units of degree i (and perhaps a few of higher degree, which a later step overwrites, unread until then).
                 rows = jax.lax.dynamic_slice_in_dim(kernel, starts[n], width)
@@ -108,20 +114,17 @@ class MADE(nn.Module):
         (x, *_), extra = jax.lax.scan(step, blank, inputs)
         return x, extra
 
-    def _features(self, dim: int) -> int:
-        return self.hidden_sizes[-1] if self.hidden_sizes else dim
-
     def _sequential_layer(self, params: Params, i: int, degrees: list[np.ndarray]) -> tuple[Array, Array, np.ndarray, int]:
         """Masked kernel (units, inputs), bias, first unit of every degree, and the largest number of units of one degree."""
-        dim, units = len(degrees[0]), degrees[i + 1]
+        dim, units = int(degrees[0].max()), degrees[i + 1]
         kernel = params[f"kernel_{i}"] * (degrees[i][:, None] <= units[None, :])
         width = int(np.bincount(units).max())
         start = np.minimum(np.searchsorted(units, np.arange(dim)), len(units) - width)
         return kernel.T, params[f"bias_{i}"], start, width
 
 
-def _degrees(dim: int, hidden_sizes: Sequence[int], conditional: bool) -> list[np.ndarray]:
+def _degrees(dim: int, hidden_sizes: Sequence[int], conditional: bool, num_features: int) -> list[np.ndarray]:
     """Degrees of the inputs and of each hidden layer, spread evenly over lowest..D-1 and sorted."""
     lowest = 0 if conditional or dim == 1 else 1  # degree 0 reads the context alone
     spread = [lowest + np.arange(size) * (dim - lowest) // size for size in hidden_sizes]
-    return [np.arange(1, dim + 1), *spread]
+    return [np.repeat(np.arange(1, dim + 1), num_features), *spread]

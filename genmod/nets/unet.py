@@ -71,7 +71,8 @@ class UNet(nn.Module):
         return Conv(x.shape[-1], kernel_init=nn.initializers.zeros)(hidden)
 
     def _embed(self, c, context):
-        angles = jnp.pi * c * 2.0 ** jnp.arange(-1, 7, dtype=c.dtype)
+        # The slowest wave has a period of 16, so that no two levels of |c| < 8 look alike; c is -lambda / 8 of a diffusion.
+        angles = jnp.pi * c * 2.0 ** jnp.arange(-3, 7, dtype=c.dtype)
         features = [jnp.sin(angles), jnp.cos(angles)]
         if context is not None:
             features.append(context.reshape(-1).astype(c.dtype))
