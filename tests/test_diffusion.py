@@ -376,7 +376,7 @@ def test_guidance(key):
     loss, _ = model.loss(params, key, (x, context))
     assert jnp.isfinite(loss) and model.sample(params, key, 2, context).shape == (2, 8, 2)
     network = model.predictor.network
-    moved = jax.tree.map(lambda p: p + 0.1, params["bijector"][0])
+    moved = jax.tree.map(lambda p: p + 0.1, model.network_params(params))
     t, point = jnp.asarray(0.5), x[0]
 
     def denoised(weight):

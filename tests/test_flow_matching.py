@@ -289,7 +289,10 @@ def test_guidance_is_linear_between_no_context_and_context(key):
     # The weight of a model that is already built can be changed.
     field = dataclasses.replace(models[1.0].cnf, field=models[1.0].cnf.field.clone(weight=3.0))
     np.testing.assert_array_equal(
-        jax.vmap(field.velocity, (None, 0, 0, 0))(models[1.0].field_params(params), x, t, context), strong
+        jax.vmap(field.velocity, (None, 0, 0, 0))(
+            models[1.0].field_params(params), x, t, models[1.0].field_context(params, context)
+        ),
+        strong,
     )
 
 
@@ -308,7 +311,7 @@ def test_context_dropout_drops_its_share(key):
 
     def share(dropout):
         model = FlowMatching(cnf, Normal((2,)), context_dropout=dropout)
-        return 1 - float(model.loss(NO_PARAMS, key, (x, context))[0]) / 2e6
+        return 1 - float(model.loss(model.init(key, x, context), key, (x, context))[0]) / 2e6
 
     assert abs(share(0.3) - 0.3) < 4 * np.sqrt(0.3 * 0.7 / 4_000) + 0.01  # 0.01: what is not 1,000 in the loss
     assert abs(share(0.0)) < 0.01

@@ -413,3 +413,64 @@ def test_refuses_a_base_that_leaves_the_domain_of_a_layer():
     gm.models.Flow(circle, gm.densities.Uniform((2,), -np.pi, np.pi))
     gm.models.Flow(bj.Chain((bj.Rescale(1.0, -0.5), bj.Rescale(2 * np.pi), circle)), gm.densities.Uniform((2,)))
     gm.models.Flow(bj.Invert(bj.Sigmoid()), gm.densities.Uniform((2,)))
+
+
+# --- contexts ------------------------------------------------------------------------------------------------------------
+
+CONTEXTS = {name: functools.partial(FLOWS[name], (2,), context_shape=(3,)) for name in CONDITIONAL}
+CONTEXTS |= {"glow": functools.partial(IMAGE_FLOWS["glow"], (4, 4, 1), context_shape=(3,))}
+CONTEXTS |= {"diffusion": functools.partial(flows.diffusion, (2,), hidden_sizes=(8,), context_shape=(3,))}
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n in SLOW)) for n in CONTEXTS])
+def test_the_units_of_a_context_do_not_matter(name, key):
+    model = CONTEXTS[name]()
+    x = jax.random.uniform(key, (64, *model.event_shape))
+    contexts = data(3, 64)
+    contexts[:, 2] = np.arange(64) % 2  # a flag, which stays as it is
+    scale, shift = np.array([1e3, 1e-4, 1.0], np.float32), np.array([1e4, 0.0, 0.0], np.float32)
+    flagged = 2 * contexts
+    flagged[:, 2] = 1.0
+
+    def value(contexts, far):
+        params = model.init(key, x, contexts)
+        moved = jax.tree.map(
+            lambda p, t: p + 0.1 * jnp.cos(jnp.arange(p.size)).reshape(p.shape) * t, params, trainable_mask(params)
+        )
+        return model.loss(moved, key, (x, far))[0]
+
+    plain, other = value(contexts, 2 * contexts), value(contexts * scale + shift, 2 * contexts * scale + shift)
+    np.testing.assert_allclose(other, plain, rtol=2e-3)
+    assert abs(value(contexts, flagged) - plain) > 1e-5  # it reads them
+
+
+def test_labels_are_not_read_as_numbers(key):
+    x, labels = jax.random.normal(key, (8, 2)), jnp.arange(8)
+    for model in (flows.real_nvp((2,), 2, context_shape=()), flows.flow_matching((2,), context_shape=())):
+        with pytest.raises(TypeError, match="one_hot"):
+            model.init(key, x, labels)
+    one_hot = jax.nn.one_hot(labels, 8)
+    params = flows.real_nvp((2,), 2, context_shape=(8,)).init(key, x, one_hot.astype(int))
+    flow = flows.real_nvp((2,), 2, context_shape=(8,))
+    same = flow.log_prob(params, x, one_hot), flow.log_prob(params, x, one_hot.astype(int)), flow.log_prob(params, x, one_hot > 0)
+    np.testing.assert_array_equal(same[0], same[1])
+    np.testing.assert_array_equal(same[0], same[2])
+
+
+def test_health_speaks_of_contexts(key):
+    x, contexts = jax.random.normal(key, (64, 2)), 1e3 * jax.random.normal(key, (64, 1))
+    for standardize in (True, False):
+        flow = flows.real_nvp((2,), 2, hidden_sizes=(8,), context_shape=(1,), standardize=standardize)
+        report = gm.health(flow.bijector, flow.init(key, x, contexts)["bijector"], x, contexts)
+        assert ("contexts reach" in str(report)) is not standardize
+
+
+@pytest.mark.parametrize(("shift", "scale"), [(0.0, 1e-20), (0.0, 1e18), (1.7e9, 1e3), (1.0, 1e-5), (0.0, 1e30), (3.0, 0.0)])
+def test_columns_of_any_scale_are_standardised(shift, scale, key):
+    """Unix time is no constant, and the square of a number may be no number."""
+    x = np.stack([shift + scale * data(1)[:, 0], data(1)[:, 0]], 1).astype(np.float32)
+    wide = x.astype(np.float64)
+    for layer in (bj.ActNorm(), bj.Standardize(), bj.Whiten()):
+        z = jax.vmap(layer.inverse, (None, 0))(layer.init(key, x), x)
+        np.testing.assert_allclose(z[:, 0].std(), 1.0 if scale else 0.0, rtol=2e-3)
+        assert abs(z[:, 0].mean()) < 2e-3 + 1e-6 * abs(wide[:, 0].mean()) / (wide[:, 0].std() or 1.0)

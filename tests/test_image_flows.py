@@ -540,7 +540,7 @@ def test_flows_of_vectors_have_no_scales(key):
 def test_context_moves_every_scale():
     """An image as the context, squeezed to the size of each scale."""
     flow, params, x, context = built("glow_conditional")
-    latents, others = (flow.bijector.unpack(flow.encode(params, x, given)) for given in (context, context[::-1]))
+    latents, others = (flows.multi_scale(flow).unpack(flow.encode(params, x, given)) for given in (context, context[::-1]))
     for name in latents:
         assert jnp.abs(latents[name] - others[name]).max() > 1e-2, name
     with pytest.raises(ValueError, match=r"context must have shape"):

@@ -86,12 +86,18 @@ class Whiten(Bijector):
 def batch_statistics(x: Array) -> dict[str, Array]:
     """{"shift", "log_scale"} of the entries of the last axis over all other axes of the batch.
 
-    An entry that is constant in the batch (standard deviation within rounding of its size) keeps scale 1.
+    Two passes over deviations that are first scaled to at most 1, so that no sum of squares overflows, vanishes or cancels.
+    An entry that is constant in the batch keeps scale 1.
     """
     axes = tuple(range(max(x.ndim - 1, 1)))  # of scalar events, over the batch
-    mean, std = x.mean(axes), x.std(axes)
-    constant = std <= 10 * jnp.finfo(x.dtype).eps * jnp.maximum(jnp.abs(mean), jnp.finfo(x.dtype).tiny)
-    return {"shift": mean, "log_scale": jnp.where(constant, 0.0, jnp.log(jnp.where(constant, 1.0, std)))}
+    mean = x.mean(axes)
+    mean = mean + (x - jnp.broadcast_to(mean, x.shape)).mean(axes)  # what the rounding of a long sum has left
+    deviation = x - jnp.broadcast_to(mean, x.shape)
+    largest = jnp.abs(deviation).max(axes)
+    constant = x.max(axes) == x.min(axes)
+    unit = jnp.where(constant, 1.0, largest)
+    std = jnp.sqrt(((deviation / jnp.broadcast_to(unit, x.shape)) ** 2).mean(axes))
+    return {"shift": mean, "log_scale": jnp.where(constant, 0.0, jnp.log(unit) + jnp.log(jnp.where(constant, 1.0, std)))}
 
 
 def _scale_and_shift(params, z):

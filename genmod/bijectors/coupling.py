@@ -19,6 +19,7 @@ from genmod.bijectors.base import InfoBijector
 from genmod.bijectors.transformers import Transformer
 from genmod.core.checks import check_parts
 from genmod.core.description import Description
+from genmod.core.numerics import flat_context
 from genmod.core.types import Array, Context, Shape
 
 
@@ -123,12 +124,12 @@ def network_input(kept: Array, context: Context) -> Array:
     another rank is flat, and equal in every pixel. Raises ValueError for an image of another size.
     """
     space = kept.shape[:-1]
-    parts = [kept] if context is None else [kept, _beside(context, space).astype(kept.dtype)]
+    parts = [kept] if context is None else [kept, _beside(context, space, kept.dtype).astype(kept.dtype)]
     joined = jnp.concatenate(parts, -1)
     return joined if joined.size else jnp.ones((*space, 1), kept.dtype)
 
 
-def _beside(context: Array, space: Shape) -> Array:
+def _beside(context: Array, space: Shape, dtype: Any) -> Array:
     if context.ndim == 3 and len(space) == 2:
         factor, shrink = context.shape[0] // space[0], space[0] // context.shape[0]
         if factor and context.shape[:2] == (factor * space[0], factor * space[1]):
@@ -138,7 +139,7 @@ def _beside(context: Array, space: Shape) -> Array:
         raise ValueError(
             f"a context that is an image must be a whole multiple or part of the {space} pixels of a layer, got {context.shape}"
         )
-    return jnp.broadcast_to(context.reshape((1,) * len(space) + (-1,)), (*space, context.size))
+    return jnp.broadcast_to(flat_context(context, dtype).reshape((1,) * len(space) + (-1,)), (*space, context.size))
 
 
 def space_to_channels(image: Array, factor: int) -> Array:

@@ -16,6 +16,7 @@ from genmod.bijectors.linear import reflect, vector_dim
 from genmod.bijectors.numerical import monotone_root
 from genmod.bijectors.permutation import dot
 from genmod.core.checks import check_count
+from genmod.core.numerics import flat_context
 from genmod.core.types import Array, Context, Shape
 
 
@@ -185,7 +186,7 @@ def _above_minus_one(free: Array) -> Array:
 
 
 def _bias(params, context: Context) -> Array:
-    return params["b"] if context is None else params["b"] + dot(context.reshape(-1), params["kernel"])
+    return params["b"] if context is None else params["b"] + dot(flat_context(context, params["kernel"].dtype), params["kernel"])
 
 
 def _context_kernel(context: Context, shape: Shape, dtype) -> dict[str, Array]:

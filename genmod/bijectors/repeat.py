@@ -12,7 +12,7 @@ from genmod.bijectors.distrax import as_bijector
 from genmod.core.checks import check_count
 
 
-class _Wrapper(InfoBijector, abc.ABC):
+class Wrapper(InfoBijector, abc.ABC):
     """A bijector made of one other, of ours or of Distrax, whose shapes and likelihood are its own."""
 
     bijector: Bijector
@@ -39,7 +39,7 @@ class _Wrapper(InfoBijector, abc.ABC):
 
 
 @dataclasses.dataclass(frozen=True)
-class Repeat(_Wrapper):
+class Repeat(Wrapper):
     """`num` equal layers, each with parameters of its own, stacked on a leading axis and run by one `lax.scan`.
 
     The layer is traced and compiled once, whatever `num`. Where no log-determinant is asked for, `unroll` layers are laid out in
@@ -90,7 +90,7 @@ class Repeat(_Wrapper):
 
 
 @dataclasses.dataclass(frozen=True)
-class Invert(_Wrapper):
+class Invert(Wrapper):
     """The bijector with its two directions exchanged: an inverse autoregressive layer becomes a masked one, and back.
 
     Data-dependent initialisation is for the data side, so inside `Invert` a batch only serves as an example.

@@ -4,7 +4,7 @@ Equal arguments give equal fields: the parameters of one are those of the other,
 end with the other. Common arguments: `event_shape`; `hidden_sizes`, `activation` and `conditioning` of the `nets.VelocityMLP`
 (or a Linen module of your own, `field`); `context_shape` for a conditional flow; `base`, any Distribution or
 `distrax.Distribution` (None: standard normal); `integrator` and `divergence`; `standardize`, whether the data are standardised
-by a fixed layer inside the model, so that densities are those of the user's data.
+by a fixed layer inside the model, so that densities are those of the user's data. Contexts always are (`Conditioned`).
 """
 
 from collections.abc import Callable, Sequence
@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from genmod import nets
-from genmod.bijectors import CNF, Chain, ProbabilityFlow, Repeat, Standardize
+from genmod.bijectors import CNF, Chain, Conditioned, ProbabilityFlow, Repeat, Standardize
 from genmod.bijectors.base import Bijector
 from genmod.bijectors.continuous import JACOBIAN_NORM, KINETIC_ENERGY
 from genmod.core.checks import check_count, check_shape
@@ -61,6 +61,7 @@ def ffjord(
     field = field or nets.VelocityMLP(hidden_sizes, activation, conditioning, dtype=dtype)
     cnf = CNF(field, integrator, divergence, context_shape, tuple(name for name, _ in penalties))
     layers = cnf if num_layers == 1 else Repeat(cnf, num_layers)
+    layers = layers if context_shape is None else Conditioned(layers)
     bijector = Chain((layers, *((Standardize(),) if standardize else ())))
     return Flow(bijector, as_distribution(base, check_shape("event_shape", event_shape)), penalties)
 

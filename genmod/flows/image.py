@@ -14,7 +14,8 @@ Common arguments:
   context_shape: a class as a one-hot vector, a feature vector, or an image.
   base: a density of the flat latents, (H W C,), of ours or of Distrax; None: standard normal.
 
-`flow.bijector` is the `MultiScale`, whose `unpack` names the latents of each scale.
+`flow.bijector` is the `MultiScale`, whose `unpack` names the latents of each scale; of a conditional flow it stands within a
+`Conditioned`, which standardises contexts.
 """
 
 from collections.abc import Callable
@@ -27,6 +28,7 @@ from genmod.bijectors import (
     AlphaLogit,
     Chain,
     Checkerboard,
+    Conditioned,
     Conv1x1,
     Coupling,
     Elementwise,
@@ -155,7 +157,8 @@ def _multi_scale(
     if alpha is not None:
         levels[0] = Chain((levels[0], Invert(AlphaLogit(alpha))))
     bijector = MultiScale(shape, tuple(levels), split)
-    return Flow(bijector, as_distribution(base, bijector.latent_shape(shape)))
+    base = as_distribution(base, bijector.latent_shape(shape))
+    return Flow(bijector if context_shape is None else Conditioned(bijector), base)
 
 
 def _alternating(layer: Callable[[int], Bijector], num: int) -> Bijector:

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from genmod.bijectors import MultiScale
+from genmod.bijectors import Conditioned, MultiScale
 from genmod.core.batching import row_keys
 from genmod.core.checks import check_count
 from genmod.core.keys import check_key
@@ -91,10 +91,11 @@ def multi_scale(flow: Flow) -> MultiScale:
     """The bijector of a flow with scales; ValueError for another."""
     if not isinstance(flow, Flow):
         raise TypeError(f"flow must be a gm.models.Flow (of a Dequantized, its `model`), got {type(flow).__name__}")
-    if not isinstance(flow.bijector, MultiScale):
-        given = type(flow.bijector).__name__
+    bijector = flow.bijector.bijector if isinstance(flow.bijector, Conditioned) else flow.bijector
+    if not isinstance(bijector, MultiScale):
+        given = type(bijector).__name__
         raise ValueError(f"flow must have a MultiScale bijector (gm.flows.glow, real_nvp_image), got {given}")
-    return flow.bijector
+    return bijector
 
 
 def _multi_scale(flow: Flow, scales: Sequence[str] | None) -> tuple[MultiScale, Sequence[str]]:

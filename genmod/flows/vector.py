@@ -8,7 +8,8 @@ Common arguments:
   num_units, num_sigmoid_layers: of the `DeepSigmoidal` transformers. num_units, basis: of the `Sylvester` layers.
   context_shape: of a conditional flow.
   base: a `gm.Distribution`, or one of Distrax; None: standard normal.
-  standardize: whether a fixed layer inside the model standardises the data; densities are those of the user's data.
+  standardize: whether fixed layers inside the model standardise the data and the contexts; densities are those of the user's
+    data.
   seed: of the random permutations.
 """
 
@@ -24,6 +25,7 @@ from genmod.bijectors import (
     Affine,
     Autoregressive,
     Chain,
+    Conditioned,
     Coupling,
     DeepSigmoidal,
     DiagonalAffine,
@@ -263,6 +265,8 @@ def _flow(
     if seed is not None and dim > 1:
         layer = Chain((layer, Permutation(random_order(dim, seed))))
     layers = Repeat(layer, num_layers, min(unroll, num_layers))
+    if standardize and layers.context_shape is not None:
+        layers = Conditioned(layers)
     return Flow(Chain((layers, *last, *((Standardize(),) if standardize else ()))), as_distribution(base, tuple(event_shape)))
 
 

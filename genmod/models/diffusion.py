@@ -22,7 +22,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from genmod import losses, nets
-from genmod.bijectors import Chain, ProbabilityFlow
+from genmod.bijectors import Chain, Conditioned, ProbabilityFlow
 from genmod.bijectors.base import Bijector
 from genmod.bijectors.chain import inverse_rows
 from genmod.core.batching import row_keys, vmap_blocks
@@ -111,8 +111,21 @@ class Diffusion(Model):
 
     @functools.cached_property
     def bijector(self) -> Bijector:
-        """The whole map from noise to data: the flow and the data side."""
-        return Chain((self.process, *(() if self.data_side is None else (self.data_side,))))
+        """The whole map from noise to data: the flow and the data side; a context is standardised."""
+        return Chain((self._conditioned or self.process, *(() if self.data_side is None else (self.data_side,))))
+
+    @functools.cached_property
+    def _conditioned(self) -> Conditioned | None:
+        return None if self.context_shape is None else Conditioned(self.process)
+
+    def network_params(self, params: Params) -> Params:
+        """The parameters of the predictor among those of the model."""
+        own = params["bijector"][0]
+        return own if self._conditioned is None else own["bijector"]
+
+    def network_context(self, params: Params, context: Context) -> Context:
+        """Contexts as the predictor sees them, of any leading axes."""
+        return context if self._conditioned is None else self._conditioned.encode(params["bijector"][0], context)
 
     @property
     def base(self) -> Distribution:
@@ -138,7 +151,7 @@ class Diffusion(Model):
 
     def denoise(self, params: Params, x: Array, t: Array, context: Context = None) -> Array:
         """D(x, t, context) of ONE event, on the latent side of the data side: what samplers take."""
-        return self.predictor.denoise(params["bijector"][0], x, t, context)
+        return self.predictor.denoise(self.network_params(params), x, t, self.network_context(params, context))
 
     @over_events
     def bound_parts(
@@ -191,7 +204,7 @@ class Diffusion(Model):
     def loss(self, params, key, batch, *, step=None):
         x, context, weight = self.read(batch)
         time_key, noise_key, drop_key = jax.random.split(key, 3)
-        predictor, network = self.predictor, params["bijector"][0]
+        predictor, network, context = self.predictor, self.network_params(params), self.network_context(params, context)
         x0 = x
         if self.data_side is not None:
             x0 = inverse_rows(self.data_side, jax.lax.stop_gradient(params["bijector"][1]), x, None)

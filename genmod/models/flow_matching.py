@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from genmod import losses, nets
-from genmod.bijectors import CNF, Chain
+from genmod.bijectors import CNF, Chain, Conditioned
 from genmod.bijectors.base import Bijector
 from genmod.bijectors.chain import inverse_rows
 from genmod.core.batching import row_keys
@@ -58,10 +58,10 @@ class FlowMatching(Pushforward):
 
     def __post_init__(self):
         object.__setattr__(self, "base", as_distribution(self.base))
-        super().__post_init__()
         check_parts(self, cnf=CNF, path=Path, coupling=Pairing)
         if self.data_side is not None:
             check_parts(self, data_side=Bijector)
+        super().__post_init__()
         wanted = self.path.source_scale
         if wanted is not None and self.base != Normal(self.base.event_shape, wanted):
             raise ValueError(
@@ -72,13 +72,17 @@ class FlowMatching(Pushforward):
 
     @functools.cached_property
     def bijector(self):
-        """The whole map, the flow and its data side."""
-        return Chain((self.cnf, *(() if self.data_side is None else (self.data_side,))))
+        """The whole map, the flow and its data side; a context is standardised."""
+        return Chain((self._conditioned or self.cnf, *(() if self.data_side is None else (self.data_side,))))
+
+    @functools.cached_property
+    def _conditioned(self) -> Conditioned | None:
+        return None if self.cnf.context_shape is None else Conditioned(self.cnf)
 
     def velocity(self, params: Params, x: Array, t: Array, context: Context = None) -> Array:
         """v(x, t, context) of a batch on the latent side of the fixed layers: (n,) + event_shape, (n,), (n,) + context_shape."""
         axes = (None, 0, 0, None if context is None else 0)
-        return jax.vmap(self.cnf.velocity, axes)(self.field_params(params), x, t, context)
+        return jax.vmap(self.cnf.velocity, axes)(self.field_params(params), x, t, self.field_context(params, context))
 
     def _init(self, key, x, context):
         params = super()._init(key, x, context)
@@ -88,7 +92,12 @@ class FlowMatching(Pushforward):
 
     def field_params(self, params: Params) -> Params:
         """The parameters of the field among those of the model."""
-        return params["bijector"][0]
+        own = params["bijector"][0]
+        return own if self._conditioned is None else own["bijector"]
+
+    def field_context(self, params: Params, context: Context) -> Context:
+        """Contexts as the field sees them, of any leading axes."""
+        return context if self._conditioned is None else self._conditioned.encode(params["bijector"][0], context)
 
     def latent(self, params: Params, x: Array) -> Array:
         """Data x, (n,) + event_shape, on the latent side of the data side, where the ODE lives."""
@@ -120,7 +129,7 @@ class FlowMatching(Pushforward):
         t = jnp.zeros(num, dtype) if first_time_only else low + (high - low) * fractions
         noise = jax.random.normal(keys[1], x1.shape, dtype) if self.path.noisy else jnp.zeros_like(x1)
         present = jax.random.bernoulli(keys[2], 1.0 - self.context_dropout, (num,)).astype(dtype)
-        field_params = self.field_params(params)
+        field_params, context = self.field_params(params), self.field_context(params, context)
 
         def velocity(x, t, context, present):
             options = {"present": present} if self.context_dropout else {}

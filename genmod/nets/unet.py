@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from genmod.core.checks import check_count, check_widths
+from genmod.core.numerics import flat_context
 from genmod.core.types import Array
 from genmod.nets.convolution import Conv
 
@@ -75,7 +76,7 @@ class UNet(nn.Module):
         angles = jnp.pi * c * 2.0 ** jnp.arange(-3, 7, dtype=c.dtype)
         features = [jnp.sin(angles), jnp.cos(angles)]
         if context is not None:
-            features.append(context.reshape(-1).astype(c.dtype))
+            features.append(flat_context(context, c.dtype))
         hidden = nn.Dense(4 * self.hidden_channels, dtype=self.dtype)(jnp.concatenate(features))
         return self.activation(nn.Dense(4 * self.hidden_channels, dtype=self.dtype)(self.activation(hidden)))
 

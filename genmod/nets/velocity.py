@@ -8,6 +8,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from genmod.core.checks import check_widths
+from genmod.core.numerics import flat_context
 from genmod.core.types import Array, Shape
 from genmod.nets.mlp import uniform_bias
 
@@ -47,7 +48,7 @@ class VelocityMLP(nn.Module):
         angles = jnp.pi * t * 2.0 ** jnp.arange(self.num_frequencies, dtype=dtype)
         conditions = [t.reshape(1), jnp.sin(angles), jnp.cos(angles)] if self.num_frequencies else [t.reshape(1)]
         if context is not None:
-            conditions.append(context.reshape(-1).astype(dtype))
+            conditions.append(flat_context(context, dtype))
         condition = jnp.concatenate([c.astype(dtype) for c in conditions])
         hidden = x.reshape(-1)
         for i, size in enumerate(self.hidden_sizes):
@@ -101,7 +102,7 @@ class Guided(nn.Module):
     def __call__(self, x: Array, t: Array, context: Array, present: Array | None = None) -> Array:
         def field(present):
             flag = jnp.asarray(present, x.dtype).reshape(1)
-            return self.body(x, t, jnp.concatenate([context.reshape(-1).astype(x.dtype) * flag, flag]))
+            return self.body(x, t, jnp.concatenate([flat_context(context, x.dtype) * flag, flag]))
 
         if present is not None or self.weight == 1.0:
             return field(1.0 if present is None else present)

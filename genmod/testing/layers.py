@@ -16,6 +16,7 @@ from jax.typing import ArrayLike
 from genmod.bijectors.autoregressive import Autoregressive
 from genmod.bijectors.base import Bijector
 from genmod.bijectors.chain import Chain
+from genmod.bijectors.context import Conditioned
 from genmod.bijectors.continuous import ContinuousFlow
 from genmod.bijectors.coupling import Coupling
 from genmod.bijectors.distrax import as_bijector
@@ -26,7 +27,7 @@ from genmod.core.batching import vmap_events
 from genmod.core.params import cast
 from genmod.core.types import Array, Context, Params
 
-_WARN_LOG_PROB, _WARN_ROUND_TRIP = 1e-2, 1e-3
+_WARN_LOG_PROB, _WARN_ROUND_TRIP, _WARN_CONTEXT = 1e-2, 1e-3, 30.0
 _MOST_FOR_SLOPES = 256
 
 
@@ -93,10 +94,13 @@ def health(
     bijector = as_bijector(bijector)
     points = jnp.asarray(x)[:num_points]
     context = None if context is None else jnp.asarray(context)[:num_points]
-    layers, event = [], points
+    layers, event, contexts = [], points, []
     _whole(bijector, params, points, context)  # raises, in the bijector's own words, where the arguments do not fit
     for name, layer, layer_params, num_kept in _layers(bijector, params):
-        measured, event = _measure(layer, layer_params, event, context if layer.context_shape is not None else None)
+        own = None if layer.context_shape is None else context
+        if own is not None:
+            contexts.append(layer.encode(layer_params, own) if isinstance(layer, Conditioned) else own)
+        measured, event = _measure(layer, layer_params, event, own)
         event = event[..., :num_kept]
         layers.append(_layer_health(name, *jax.device_get(measured)))
     _, log_det, round_trip = jax.device_get(_whole(bijector, params, points, context))
@@ -106,7 +110,9 @@ def health(
         exact_log_det = np.asarray(_whole(bijector, cast(params, np.float64), wide, wide_context)[1])
     error = float(np.abs(log_det - exact_log_det).max())
     size = float(np.abs(np.asarray(points) - np.asarray(points).mean(0)).max()) or 1.0
-    return HealthReport(tuple(layers), float(round_trip), error, tuple(_warnings(layers, error, float(round_trip) / size)))
+    return HealthReport(
+        tuple(layers), float(round_trip), error, tuple(_warnings(layers, error, float(round_trip) / size, contexts))
+    )
 
 
 def _layers(bijector: Bijector, params: Params) -> Iterator[tuple[str, Bijector, Params, int | None]]:
@@ -125,6 +131,11 @@ def _layers(bijector: Bijector, params: Params) -> Iterator[tuple[str, Bijector,
             yield from ((f"scale_{i + 1}, {name}", layer, p, kept) for name, layer, p, kept in inner)
             if i < len(kept_shapes):
                 yield f"scale_{i + 1} leaves", bijector.split, params["splits"][i], kept_shapes[i][-1]
+    elif isinstance(bijector, Conditioned):
+        for name, layer, own, kept in _layers(bijector.bijector, params["bijector"]):
+            if layer.context_shape is not None:
+                layer, own = Conditioned(layer), params | {"bijector": own}
+            yield name, layer, own, kept
     else:
         inner = bijector.bijector if isinstance(bijector, Invert) else bijector
         transformer = getattr(inner, "transformer", None)
@@ -155,6 +166,7 @@ def _layer_health(name, round_trip, smallest, largest, tails, low, high) -> Laye
 
 def _tail_share(layer: Bijector, z: Array, x: Array) -> Array:
     """Share of transformed coordinates on the straight part of their transformer (nan if it has none)."""
+    layer = layer.bijector if isinstance(layer, Conditioned) else layer
     inner, inside = (layer.bijector, x) if isinstance(layer, Invert) else (layer, z)
     if not isinstance(inner, Coupling | Autoregressive | Elementwise) or inner.transformer.interval is None:
         return jnp.full((), jnp.nan)
@@ -176,13 +188,16 @@ def _with_key(direction):
     return functools.partial(direction, key=jax.random.key(0))
 
 
-def _warnings(layers: list[LayerHealth], log_det_error: float, round_trip: float) -> Iterator[str]:
+def _warnings(layers: list[LayerHealth], log_det_error: float, round_trip: float, contexts: list) -> Iterator[str]:
     if not np.isfinite([log_det_error, round_trip]).all():
         yield "values that are not finite on the data; the model has diverged"
     elif log_det_error > _WARN_LOG_PROB:
         yield f"float32 is not enough here: log_prob is off by up to {log_det_error:.1e} nats; use float64 (jax_enable_x64)"
     elif round_trip > _WARN_ROUND_TRIP:
         yield f"float32 is not enough for the inverse: x comes back off by {round_trip:.1e} of the data's range"
+    size = max((float(jnp.abs(seen).max()) for seen in contexts), default=0.0)
+    if size > _WARN_CONTEXT:
+        yield f"contexts reach {size:.2g} where a network sees them: standardise them, as bijectors.Conditioned does"
     for layer in layers:
         if layer.tail_share > 0.05:
             yield f"{layer.name}: {layer.tail_share:.1%} of its inputs lie outside the spline; raise its bound"

@@ -1,0 +1,70 @@
+"""`Conditioned`: a conditional bijector that sees its context in units of its own."""
+
+import dataclasses
+
+import jax.numpy as jnp
+
+from genmod.bijectors.actnorm import batch_statistics
+from genmod.bijectors.base import Bijector
+from genmod.bijectors.repeat import Wrapper
+from genmod.core.params import Fixed
+from genmod.core.types import Array, Context, Params
+
+
+@dataclasses.dataclass(frozen=True)
+class Conditioned(Wrapper):
+    """The bijector, given its context standardised by the contexts of the initialising batch; that is never trained.
+
+    Each entry of a vector has a mean and a scale of its own, an image (H, W, C) one per channel. Entries that are 0 or 1 in every
+    row, such as those of a one-hot vector, stay as they are, and so do integers, for a network that embeds them.
+
+    Parameters: {"context": statistics, "bijector": ...}.
+    Raises ValueError for a bijector without a context.
+    """
+
+    bijector: Bijector
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.context_shape is None:
+            raise ValueError(f"Conditioned wants a bijector with a context_shape, got {self.bijector!r}")
+
+    def encode(self, params: Params, context: Context) -> Context:
+        """What the bijector sees of a context, of any leading axes; None of None."""
+        if context is None:
+            return None
+        statistics = params["context"].constant
+        if not statistics:
+            return context
+        context = jnp.asarray(context).astype(jnp.promote_types(jnp.asarray(context).dtype, statistics["shift"].dtype))
+        shift, log_scale = (jnp.broadcast_to(statistics[name], context.shape) for name in ("shift", "log_scale"))
+        return (context - shift) * jnp.exp(-log_scale)
+
+    def data_shape(self, latent_shape):
+        return self.bijector.data_shape(latent_shape)
+
+    def latent_shape(self, data_shape):
+        return self.bijector.latent_shape(data_shape)
+
+    def image(self, interval, inverse=False):
+        return self.bijector.image(interval, inverse)
+
+    def bound_shape(self, params):
+        return self.bijector.bound_shape(params["bijector"])
+
+    def _init(self, key, x, context):
+        assert context is not None
+        integers = jnp.issubdtype(context.dtype, jnp.integer)
+        statistics = {} if integers else _statistics(context.astype(jnp.promote_types(x.dtype, jnp.float32)))
+        params: Params = {"context": Fixed(statistics)}
+        return params | {"bijector": self.bijector.init_rows(key, x, self.encode(params, context))}
+
+    def _move(self, params, event, context, key, inverse, log_det):
+        context = self.encode(params, context)
+        return self.bijector._move(params["bijector"], event, context, key, inverse, log_det)
+
+
+def _statistics(context: Array) -> dict[str, Array]:
+    axes = tuple(range(max(context.ndim - 1, 1)))
+    flags = ((context == 0) | (context == 1)).all(axes)
+    return {name: jnp.where(flags, 0.0, value) for name, value in batch_statistics(context).items()}
