@@ -11,7 +11,6 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 
 # Most of a run is compilation. What one process has compiled serves the other, those that tests start, and the next run.
 _CACHE = {
-    "jax_compilation_cache_dir": "",  # within pytest's own cache, which `--cache-clear` empties
     "jax_persistent_cache_min_compile_time_secs": 0.0,
     "jax_persistent_cache_min_entry_size_bytes": -1,
     "jax_persistent_cache_enable_xla_caches": "none",
@@ -19,7 +18,11 @@ _CACHE = {
 
 
 def pytest_configure(config):
-    folder = os.environ.get("JAX_COMPILATION_CACHE_DIR") or str(config.cache.mkdir("jax"))
+    folder = os.environ.get("JAX_COMPILATION_CACHE_DIR")
+    if not folder and hasattr(config, "cache"):
+        folder = str(config.cache.mkdir("jax"))  # `--cache-clear` empties it
+    if not folder:
+        return
     for name, value in (_CACHE | {"jax_compilation_cache_dir": folder}).items():
         jax.config.update(name, value)
         os.environ[name.upper()] = str(value)

@@ -20,6 +20,7 @@ from genmod.bijectors import (
     Chain,
     Checkerboard,
     CircularSpline,
+    Conditioned,
     Conv1x1,
     Coupling,
     DeepSigmoidal,
@@ -200,6 +201,7 @@ BIJECTORS: dict[str, Case] = {
         identity=False,
         slow=True,
     ),
+    "conditioned": Case(Conditioned(Coupling(Affine(), MLP8, MASK, **WITH_CONTEXT))),
     # Combinators.
     "invert": Case(Invert(Autoregressive(Affine(), MADE12))),
     "invert_conditional": Case(Invert(Autoregressive(Affine(), MADE12, **WITH_CONTEXT)), slow=True),

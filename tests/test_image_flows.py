@@ -132,7 +132,7 @@ def test_options_of_the_builders():
     assert flows.glow(SHAPE, 2) == flows.glow(SHAPE, 2) != flows.glow(SHAPE, 2, alpha=None)
     assert flows.glow(SHAPE, context_shape=(3,)).context_shape == (3,) and flows.glow(SHAPE).context_shape is None
     for shape in ((4, 4), (4, 4, 0), [4, 4, 1], (4, 4, 1.0)):
-        with pytest.raises(ValueError, match=r"event_shape must be \(H, W, C\)"):
+        with pytest.raises((ValueError, TypeError), match=r"event_shape must (be|hold)"):
             flows.glow(shape)
     with pytest.raises(ValueError, match="height and width that 2 divides, got shape \\(3, 4, 1\\)"):
         flows.glow((3, 4, 1))

@@ -266,6 +266,16 @@ def test_a_step_to_no_noise_is_the_denoised_mean():
         assert before.num_evaluations == 2 * stepper.num_evaluations
 
 
+def test_the_flow_and_its_gradients_reach_an_end_without_noise():
+    schedule = denoising.Straight(times=(0.0, 0.9))
+    denoiser = denoisers.gaussian(schedule, jnp.zeros(2), 1.0)
+    draw = denoising.ReverseODE(FixedSteps(40))(KEY, denoiser, schedule, jnp.ones(2))
+    np.testing.assert_allclose(draw, np.ones(2) / np.hypot(0.1, 0.9), rtol=1e-2)
+    for stepper in (denoising.AnnealedLangevin(), denoising.PredictorCorrector()):
+        sampler = denoising.Steps(stepper, denoising.CustomGrid((0.9, 0.5, 0.0)))
+        assert jnp.isfinite(jax.jit(jax.jacrev(lambda x, s=sampler: s(KEY, denoiser, schedule, x)))(jnp.ones(2))).all()
+
+
 @pytest.mark.parametrize("denoise", [False, True])
 @pytest.mark.parametrize("name", STEPPERS)
 def test_where_no_noise_is_left_nothing_is_done(name, denoise):

@@ -474,7 +474,7 @@ def test_a_step_that_is_no_frozen_dataclass_is_refused():
     ("options", "match"),
     [
         ({"loss_fn": bowl}, r"loss_fn belongs to the default step.*validation with step=\.\.\. is validate=\.\.\."),
-        ({"optimizer": optax.sgd(0.1)}, "optimizer, clip_norm and ema_decay belong to the default step"),
+        ({"optimizer": optax.sgd(0.1)}, "optimizer, clip_norm, ema_decay, max_skips belong to the default step"),
         ({"clip_norm": 1.0}, "belong to the default step"),
         ({"ema_decay": 0.9}, "belong to the default step"),
     ],

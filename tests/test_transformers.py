@@ -291,3 +291,23 @@ def test_deep_sigmoidal_reaches_far_tails():
     slope = jnp.exp(log_slope)
     assert jnp.isfinite(log_slope).all()
     assert (jnp.abs(back - z) < 16 * EPS * (jnp.abs(x) + jnp.abs(z) * slope) / slope).all()
+
+
+def steep(raw, z):
+    return (1e6 * z) ** 3 + 1e6 * z + raw[0]
+
+
+@pytest.mark.parametrize("x", [1.0, -0.3, 0.0, 1e-5, 1e9])
+def test_roots_near_zero_keep_their_digits(x):
+    z, _ = jax.jit(ScalarFunction(steep, 1).inverse)(jnp.zeros((1, 1)), jnp.array([x]))
+    u = np.roots([1.0, 0.0, 1.0, -x])
+    wanted = u[np.argmin(abs(u.imag))].real / 1e6
+    np.testing.assert_allclose(z, wanted, rtol=64 * EPS, atol=1e-40)
+
+
+def test_a_circle_does_not_pass_its_end():
+    circle = CircularSpline(num_bins=8)
+    raw = raws(circle, 2_000, 2.0).at[:, -1].set(0)
+    end = np.nextafter(np.float32(np.pi), np.float32(0))
+    z, _ = jax.jit(circle.inverse)(raw, jnp.full(2_000, end))
+    assert (jnp.abs(z) <= np.float32(np.pi)).all()

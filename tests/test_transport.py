@@ -13,7 +13,7 @@ from scipy.special import logsumexp
 from genmod import transport
 from genmod.metrics import wasserstein
 from genmod.transport import ExactAssignment, Independent, Sinkhorn
-from genmod.transport.entropic import draw_rows
+from genmod.transport.entropic import converged_sinkhorn, draw_rows
 from genmod.transport.exact import _reduce, host_assignment
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
@@ -346,10 +346,47 @@ def test_context_keeps_the_source_of_each_class(pairing_class, key):
         return paired[:, ::2].mean(1)
 
     kept, skewed = left(INF), left(0.0)
+    np.testing.assert_array_equal(left(None), kept)  # labels repeat
     assert abs(kept.mean()) < 4.5 * kept.std() / np.sqrt(num)
     assert skewed.mean() < -0.7
     if pairing_class is ExactAssignment:  # a finite weight far above the spread of the data does the same
         np.testing.assert_allclose(left(1e4), kept, rtol=1e-6)
+
+
+@exact_or_entropic
+def test_a_context_that_never_repeats_keeps_its_source_too(pairing_class, key):
+    """Data 5 c, c ~ N(0, 1): a blind plan gives a high c the high draws; by default the two stay all but independent."""
+    n = 256
+    x0, c = jax.random.normal(key, (n, 1)), 1e3 * jax.random.normal(jax.random.fold_in(key, 1), (n, 1))
+
+    def slope(weight):
+        paired = x0[pairing_class(context_weight=weight)(x0, 5e-3 * c, c, key)]
+        return float((paired * c).mean() / 1e3)
+
+    assert slope(0.0) > 0.8
+    assert abs(slope(None)) < 0.1 + 4.5 / np.sqrt(n)
+    np.testing.assert_array_equal(x0[pairing_class()(x0, 5e-3 * c, 1e-6 * c, key)], x0[pairing_class()(x0, 5e-3 * c, c, key)])
+
+
+def test_sinkhorn_iterates_to_a_stated_error(key):
+    x0, x1 = jax.random.normal(key, (200, 2)), 3.0 + 0.2 * jax.random.normal(jax.random.fold_in(key, 1), (200, 2))
+    cost = transport.squared_distances(x0, x1)
+    for epsilon in (0.5, 0.05, 0.001):
+        log_plan, error = converged_sinkhorn(cost, epsilon, 0.01, 5_000)
+        plan = np.exp(np.asarray(log_plan, float))
+        assert error <= 0.01 and abs(200 * plan.sum(1) - 1).max() < 0.0101
+        np.testing.assert_allclose(200 * plan.sum(0), 1, atol=1e-4)
+        _, info = Sinkhorn(epsilon).with_info(x0, x1, None, key)
+        np.testing.assert_allclose(info["marginal_error"], error, rtol=1e-3)
+    assert converged_sinkhorn(cost, 0.001, 1e-6, 20)[1] > 1e-6  # what is left is said
+    with pytest.raises(ValueError, match="tolerance"):
+        Sinkhorn(tolerance=0.0)
+
+
+def test_a_large_exact_assignment_warns(key):
+    big = jax.ShapeDtypeStruct((2_048, 2), jnp.float32)
+    with pytest.warns(UserWarning, match=r"exact assignment of 2,048 rows takes seconds .* Sinkhorn\(\) is faster"):
+        jax.eval_shape(lambda x0, x1: ExactAssignment()(x0, x1, None, key), big, big)
 
 
 def test_finite_weight_trades(key):

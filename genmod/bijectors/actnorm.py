@@ -24,6 +24,8 @@ class ActNorm(Bijector):
     The initialisation happens in `init` and nowhere else, so a loaded model is never initialised again.
     """
 
+    onto_reals = True
+
     def _init(self, key, x, context):
         return batch_statistics(x)
 
@@ -41,6 +43,8 @@ class Standardize(Bijector):
     The density stays that of the data in the user's own units, with no offset to remember.
     """
 
+    onto_reals = True
+
     def _init(self, key, x, context):
         return {"statistics": Fixed(batch_statistics(x))}
 
@@ -57,6 +61,8 @@ class Whiten(Bijector):
 
     Under a normal base the start is the Gaussian of maximum likelihood. `inverse` multiplies, `forward` solves.
     """
+
+    onto_reals = True
 
     def _init(self, key, x, context):
         dim = vector_dim(self, x)
@@ -87,14 +93,15 @@ def batch_statistics(x: Array) -> dict[str, Array]:
     """{"shift", "log_scale"} of the entries of the last axis over all other axes of the batch.
 
     Two passes over deviations that are first scaled to at most 1, so that no sum of squares overflows, vanishes or cancels.
-    An entry that is constant in the batch keeps scale 1.
+    An entry that is constant in the batch, up to a rounding or two, keeps scale 1.
     """
+    x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     axes = tuple(range(max(x.ndim - 1, 1)))  # of scalar events, over the batch
     mean = x.mean(axes)
     mean = mean + (x - jnp.broadcast_to(mean, x.shape)).mean(axes)  # what the rounding of a long sum has left
     deviation = x - jnp.broadcast_to(mean, x.shape)
     largest = jnp.abs(deviation).max(axes)
-    constant = x.max(axes) == x.min(axes)
+    constant = largest <= 2 * jnp.finfo(x.dtype).eps * jnp.abs(mean)
     unit = jnp.where(constant, 1.0, largest)
     std = jnp.sqrt(((deviation / jnp.broadcast_to(unit, x.shape)) ** 2).mean(axes))
     return {"shift": mean, "log_scale": jnp.where(constant, 0.0, jnp.log(unit) + jnp.log(jnp.where(constant, 1.0, std)))}

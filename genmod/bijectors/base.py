@@ -40,6 +40,7 @@ class Bijector(Description, abc.ABC):
       event_shape: the shape of x; None where any will do: then it is that of the data that `init` sees.
       context_shape: shape of the context; None where none is taken.
       likelihood: EXACT unless the log-determinant is an estimate.
+      onto_reals: whether it is known to map all of R^D onto R^D, in both directions.
       reads_data: whether `_init` reads the values of its example, and not its shape alone. False saves a composition the way
         of the data through its layers.
 
@@ -49,6 +50,7 @@ class Bijector(Description, abc.ABC):
     event_shape: Shape | None = None
     context_shape: Shape | None = None
     likelihood: Likelihood = Likelihood.EXACT
+    onto_reals: bool = False
     reads_data: bool = True
 
     def __post_init__(self):
@@ -92,7 +94,7 @@ class Bijector(Description, abc.ABC):
 
         None where that is not known. Raises ValueError where the map is not defined on all of the interval.
         """
-        return interval if interval == REALS else None
+        return REALS if self.onto_reals and interval == REALS else None
 
     def bound_shape(self, params: Params) -> Shape | None:
         """The shape of x that these parameters are for; None where nothing says it."""

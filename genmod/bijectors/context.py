@@ -1,12 +1,14 @@
 """`Conditioned`: a conditional bijector that sees its context in units of its own."""
 
 import dataclasses
+import math
 
 import jax.numpy as jnp
 
 from genmod.bijectors.actnorm import batch_statistics
 from genmod.bijectors.base import Bijector
 from genmod.bijectors.repeat import Wrapper
+from genmod.core.numerics import refuse_label
 from genmod.core.params import Fixed
 from genmod.core.types import Array, Context, Params
 
@@ -16,7 +18,7 @@ class Conditioned(Wrapper):
     """The bijector, given its context standardised by the contexts of the initialising batch; that is never trained.
 
     Each entry of a vector has a mean and a scale of its own, an image (H, W, C) one per channel. Entries that are 0 or 1 in every
-    row, such as those of a one-hot vector, stay as they are, and so do integers, for a network that embeds them.
+    row, such as those of a one-hot vector, stay as they are. Integers are numbers; one alone, which may be a label, is refused.
 
     Parameters: {"context": statistics, "bijector": ...}.
     Raises ValueError for a bijector without a context.
@@ -34,8 +36,7 @@ class Conditioned(Wrapper):
         if context is None:
             return None
         statistics = params["context"].constant
-        if not statistics:
-            return context
+        refuse_label(jnp.asarray(context).dtype, math.prod(self.context_shape or ()))
         context = jnp.asarray(context).astype(jnp.promote_types(jnp.asarray(context).dtype, statistics["shift"].dtype))
         shift, log_scale = (jnp.broadcast_to(statistics[name], context.shape) for name in ("shift", "log_scale"))
         return (context - shift) * jnp.exp(-log_scale)
@@ -54,9 +55,7 @@ class Conditioned(Wrapper):
 
     def _init(self, key, x, context):
         assert context is not None
-        integers = jnp.issubdtype(context.dtype, jnp.integer)
-        statistics = {} if integers else _statistics(context.astype(jnp.promote_types(x.dtype, jnp.float32)))
-        params: Params = {"context": Fixed(statistics)}
+        params: Params = {"context": Fixed(_statistics(context.astype(jnp.promote_types(x.dtype, jnp.float32))))}
         return params | {"bijector": self.bijector.init_rows(key, x, self.encode(params, context))}
 
     def _move(self, params, event, context, key, inverse, log_det):

@@ -45,6 +45,7 @@ class ContinuousFlow(InfoBijector, abc.ABC):
     Raises ValueError for a field whose output has another shape than its input, and for an estimate without a key.
     """
 
+    onto_reals = True
     integrator: Integrator
     divergence: DivergenceEstimator
     track: tuple[str, ...] = ()

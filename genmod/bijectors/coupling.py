@@ -76,7 +76,8 @@ class Coupling(InfoBijector):
         raw = raw.astype(event.dtype).reshape(*moved.shape[:-1], self.transformer.num_params, moved.shape[-1])
         direction = self.transformer.inverse if inverse else self.transformer.forward
         moved, log_slope = direction(jnp.moveaxis(raw, -2, -1), moved)
-        return *self._merge(event, kept, moved, log_slope), self.transformer.info(moved, inverse)
+        merged, total = self._merge(event, kept, moved, log_slope)
+        return merged, total, self.transformer.info(merged, inverse)
 
     def _seen(self, kept):
         features = self.transformer.features(kept)

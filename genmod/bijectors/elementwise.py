@@ -2,7 +2,7 @@
 
 Use them to move a support: `Sigmoid` maps R to (0, 1), `Exp` and `Softplus` to (0, inf), `Tanh` to (-1, 1); `Invert` turns
 each round. log |dx/dz| is written in the form that keeps its digits in the tails. Where an event has a coordinate that no z
-reaches, log |det dz/dx| is -inf, and so is the log-density, with a gradient of zero in x.
+reaches, log |det dz/dx| is -inf, and so is the log-density, with a finite gradient.
 """
 
 import abc
@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from genmod.bijectors.base import InfoBijector
+from genmod.core.numerics import within
 from genmod.core.types import REALS, Array, Interval
 
 
@@ -38,9 +39,9 @@ class ScalarMap(InfoBijector, abc.ABC):
 
     def image(self, interval, inverse=False):
         own, other = (self.codomain, self.domain) if inverse else (self.domain, self.codomain)
-        if not own[0] <= interval[0] < interval[1] <= own[1]:
+        if not within(interval, own):
             raise ValueError(f"{self!r} is a map of {own} to {other}{', inverted' * inverse}, got values in {interval}")
-        return other if interval == own else None
+        return other if within(own, interval) else None
 
     def _move(self, params, event, context, key, inverse, log_det):
         event, outside = _outside(event, self.codomain if inverse else self.domain)

@@ -20,6 +20,7 @@ from genmod.core.types import Array
 class ScalarAffine(Bijector):
     """x = scale z + shift with ONE scale and one shift for the whole event (any shape)."""
 
+    onto_reals = True
     reads_data = False
 
     def _init(self, key, x, context):
@@ -36,6 +37,7 @@ class ScalarAffine(Bijector):
 class DiagonalAffine(Bijector):
     """x = scale z + shift, one scale of any sign and one shift per coordinate (any event shape)."""
 
+    onto_reals = True
     reads_data = False
 
     def _init(self, key, x, context):
@@ -52,6 +54,7 @@ class DiagonalAffine(Bijector):
 class MatrixAffine(Bijector):
     """x = A z + b with a free matrix A; log |det A| and the solve go through LAPACK's pivoted LU."""
 
+    onto_reals = True
     reads_data = False
 
     def _init(self, key, x, context):
@@ -70,6 +73,7 @@ class MatrixAffine(Bijector):
 class TriangularAffine(Bijector):
     """x = T z + b with T triangular; its diagonal may have any sign, log |det T| = sum log |T_ii|."""
 
+    onto_reals = True
     lower: bool = True
     reads_data = False
 
@@ -97,6 +101,7 @@ class LowRankAffine(Bijector):
     det = prod d_i det(I + V^T diag(1/d) U) (matrix determinant lemma); the inverse is Woodbury's.
     """
 
+    onto_reals = True
     rank: int = 1
     reads_data = False
 
@@ -141,6 +146,7 @@ class LULinear(Bijector):
     by two triangular solves. `order` is P as x_i = y_order[i]; None is no permutation.
     """
 
+    onto_reals = True
     order: tuple[int, ...] | None = None
     reads_data = False
 
@@ -181,6 +187,7 @@ class Householder(Bijector):
     determinant (-1)^D. For even K reflections start in equal pairs: the identity.
     """
 
+    onto_reals = True
     num_reflections: int = 2
     reads_data = False
 

@@ -29,6 +29,7 @@ class ScalarFunction(Transformer):
     fn: Callable[[Array, Array], Array]
     num_raw: int
     numerical_inverse = True
+    onto_reals = True
 
     def __post_init__(self):
         super().__post_init__()
@@ -62,6 +63,7 @@ class DeepSigmoidal(Transformer):
     num_units: int = 8
     num_layers: int = 1
     numerical_inverse = True
+    onto_reals = True
 
     def __post_init__(self):
         super().__post_init__()
@@ -101,7 +103,7 @@ def monotone_root(fn: Callable[[Array, Array], Array], raw: Array, x: Array) -> 
     Accurate to the rounding of fn. NaN where there is none (fn bounded below x), or none is found.
     """
     eps = jnp.finfo(x.dtype).eps
-    num_steps = 60 if x.dtype == jnp.float32 else 120
+    num_steps = 120 if x.dtype == jnp.float32 else 240
 
     def too_narrow(bracket):
         low, high, tries = bracket
@@ -113,25 +115,25 @@ def monotone_root(fn: Callable[[Array, Array], Array], raw: Array, x: Array) -> 
         return jnp.where(fn(raw, low) > x, low - width, low), jnp.where(fn(raw, high) < x, high + width, high), tries + 1
 
     def unfinished(state):
-        _, _, z, change, step = state
-        return (change > 2 * eps * (1 + jnp.abs(z))) & (step < num_steps)
+        _, _, z, change, step, reached = state
+        return reached & (change > 2 * eps * jnp.abs(z)) & (step < num_steps)
 
     def refine(state):
-        low, high, z, change, step = state
+        low, high, z, change, step, reached = state
         value, slope = jax.jvp(lambda z: fn(raw, z), (z,), (jnp.ones_like(z),))
         low, high = jnp.where(value < x, z, low), jnp.where(value > x, z, high)
         newton = z - (value - x) / slope
         # Newton where it stays in the bracket and at least halves the step, else bisection: convergence is certain.
         good = (newton >= low) & (newton <= high) & (jnp.abs(newton - z) <= 0.5 * change)
-        new = jnp.where(good, newton, 0.5 * (low + high))
-        return low, high, new, jnp.abs(new - z), step + 1
+        new = jnp.where(value == x, z, jnp.where(good, newton, 0.5 * (low + high)))
+        return low, high, new, jnp.abs(new - z), step + 1, reached
 
     width = 1 + jnp.abs(x)  # an absolute one would be lost in the rounding of a large x
     low, high, _ = jax.lax.while_loop(too_narrow, widen, (x - width, x + width, 0))
     reached = (fn(raw, low) <= x) & (fn(raw, high) >= x)
-    state = (low, high, jnp.clip(x, low, high), jnp.full_like(x, jnp.inf), 0)
-    state = jax.lax.while_loop(unfinished, refine, state)
-    return jnp.where(reached & ~unfinished(state), state[2], jnp.nan)
+    start = (low, high, jnp.clip(x, low, high), jnp.full_like(x, jnp.inf), 0, reached)
+    *_, z, change, _, reached = jax.lax.while_loop(unfinished, refine, start)
+    return jnp.where(reached & (change <= 2 * eps * jnp.abs(z)), z, jnp.nan)
 
 
 @monotone_root.defjvp

@@ -48,6 +48,9 @@ class Reverse(Bijector):
 
     reads_data = False
 
+    def image(self, interval, inverse=False):
+        return interval
+
     def _init(self, key, x, context):
         return {}
 

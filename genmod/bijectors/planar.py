@@ -27,6 +27,7 @@ class Planar(Bijector):
     det = 1 + u.w h'(w.z + b); u is moved along w so that w.u > -1, which makes the map invertible (ibid., app. A.1).
     """
 
+    onto_reals = True
     context_shape: Shape | None = None
     reads_data = False
 
@@ -66,6 +67,7 @@ class Radial(Bijector):
     With r = |z - c|, g = 1 + beta / (alpha + r): det = g^(D-1) (1 + alpha beta / (alpha + r)^2). A context moves c.
     """
 
+    onto_reals = True
     context_shape: Shape | None = None
     reads_data = False
 
@@ -109,6 +111,7 @@ class Sylvester(Bijector):
     "householder" (`num_units` reflections), or "triangular" (the identity, M = D; alternate with permutations).
     """
 
+    onto_reals = True
     num_units: int | None = None
     basis: Literal["orthogonal", "householder", "triangular"] = "orthogonal"
     context_shape: Shape | None = None

@@ -56,8 +56,11 @@ class Repeat(Wrapper):
         check_count(num=self.num, unroll=self.unroll)
 
     def image(self, interval, inverse=False):
-        moved = self.bijector.image(interval, inverse)
-        return moved if moved == interval or self.num == 1 else None
+        for _ in range(self.num):
+            before, interval = interval, self.bijector.image(interval, inverse)
+            if interval is None or interval == before:
+                return interval
+        return interval
 
     def bound_shape(self, params):
         return self.bijector.bound_shape(params)

@@ -18,7 +18,7 @@ import numpy as np
 
 from genmod.bijectors.transformers import Transformer
 from genmod.core.checks import check_count
-from genmod.core.numerics import soft_bound
+from genmod.core.numerics import soft_bound, within
 
 # Bins differ by at most a factor exp(2 x 2), knot slopes lie in exp(+-3): measured to fit as well as no bound at all.
 _LOGIT_BOUND, _LOG_SLOPE_BOUND = 2.0, 3.0
@@ -33,6 +33,7 @@ class RationalQuadraticSpline(Transformer):
 
     num_bins: int = 8
     bound: float = 4.0
+    onto_reals = True
 
     def __post_init__(self):
         super().__post_init__()
@@ -66,9 +67,8 @@ class CircularSpline(Transformer):
     """A spline of the circle [-bound, bound) with a learned rotation (Rezende et al. 2020, arXiv:2002.02428, sec. 2.1).
 
     The slopes at the two ends are one parameter, and networks see cosine and sine of a coordinate, so that nothing jumps where
-    the circle closes. Raw parameters: K widths, K heights, K slopes, 1 angle. It
-    is a bijection of the circle, not of the line: values outside are wrapped into it first, so the base must live there
-    too, as `densities.Uniform(shape, -bound, bound)` does.
+    the circle closes. Raw parameters: K widths, K heights, K slopes, 1 angle. It is a bijection of the circle, not of the line:
+    the layer wraps values outside into it, and the base must live there too, as `densities.Uniform(shape, -bound, bound)` does.
     """
 
     num_bins: int = 8
@@ -88,9 +88,10 @@ class CircularSpline(Transformer):
         return jnp.stack([jnp.cos(angle), jnp.sin(angle)], -1)
 
     def image(self, interval):
-        if not -self.bound <= interval[0] < interval[1] <= self.bound:
+        circle = (-self.bound, self.bound)
+        if not within(interval, circle):
             raise ValueError(f"{self!r} is a map of the circle [-{self.bound:.6g}, {self.bound:.6g}), got values in {interval}")
-        return (-self.bound, self.bound)
+        return circle  # its parts go anywhere on it
 
     def forward(self, raw, z):
         logits, log_slopes, angle = self._parts(raw)
@@ -125,7 +126,9 @@ def _spline(bin_map, logits, log_slopes, value, bound, searched):
     index = jnp.sum(value[..., None] >= knots, -1)
     (width, left), (height, low) = ((_entry(part, index), _sum_before(part, index) - bound) for part in sizes)
     slope_0, slope_1 = (jnp.exp(soft_bound(_entry(log_slopes, index + i), _LOG_SLOPE_BOUND)) for i in (0, 1))
-    return bin_map(value, left, width, low, height, slope_0, slope_1)
+    out, log_slope = bin_map(value, left, width, low, height, slope_0, slope_1)
+    # Bins add up to 2 bound to rounding; what passes the end would lie outside of the base.
+    return jnp.where(out > bound, bound, jnp.where(out < -bound, -bound, out)), log_slope
 
 
 def _choice(relation):

@@ -22,12 +22,13 @@ class Transformer(Description, abc.ABC):
     """A scalar bijection.
 
     `interval` is where it differs from a straight line (None: everywhere). A network sees a coordinate as `num_features` numbers.
-    With a `numerical_inverse`, what is NaN is a root that was not found.
+    With a `numerical_inverse`, what is NaN is a root that was not found. `onto_reals`: whether it is known to map R onto R.
     """
 
     interval: Interval | None = None
     num_features: int = 1
     numerical_inverse: bool = False
+    onto_reals: bool = False
 
     @property
     @abc.abstractmethod
@@ -52,12 +53,14 @@ class Transformer(Description, abc.ABC):
 
     def image(self, interval: Interval) -> Interval | None:
         """The interval that `interval` is mapped onto, in both directions; see `Bijector.image`."""
-        return interval if interval in (REALS, self.interval) else None
+        return interval if (self.onto_reals and interval == REALS) or interval == self.interval else None
 
 
 @dataclasses.dataclass(frozen=True)
 class Additive(Transformer):
     """x = z + raw (NICE; Dinh et al. 2014, arXiv:1410.8516, eq. 3)."""
+
+    onto_reals = True
 
     @property
     def num_params(self) -> int:
@@ -78,6 +81,7 @@ class Affine(Transformer):
     """
 
     bound: float = 3.0
+    onto_reals = True
 
     def __post_init__(self):
         super().__post_init__()

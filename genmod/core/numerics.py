@@ -1,11 +1,12 @@
 """Small functions of numbers that several rooms need."""
 
+import math
 from typing import Any
 
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from genmod.core.types import Array, Context
+from genmod.core.types import Array, Context, Interval
 
 
 def soft_bound(x: Array, bound: float) -> Array:
@@ -13,17 +14,25 @@ def soft_bound(x: Array, bound: float) -> Array:
     return bound * jnp.tanh(x / bound)
 
 
-def flat_context(context: Array, dtype: Any) -> Array:
-    """A context as a network reads it: a flat vector of real numbers.
+def within(interval: Interval, outer: Interval) -> bool:
+    """Whether an interval lies in another, ends that are equal to rounding included."""
+    margin = 1e-9 * max((abs(end) for end in (*interval, *outer) if math.isfinite(end)), default=0.0)
+    return outer[0] - margin <= interval[0] < interval[1] <= outer[1] + margin
 
-    Raises TypeError for one integer, which may be a label: read as a number it would give classes an order and distances.
-    """
-    if context.size == 1 and jnp.issubdtype(context.dtype, jnp.integer):
+
+def flat_context(context: Array, dtype: Any) -> Array:
+    """A context as a network reads it: a flat vector of real numbers. Raises as `refuse_label`."""
+    refuse_label(context.dtype, context.size)
+    return context.reshape(-1).astype(dtype)
+
+
+def refuse_label(dtype: Any, size: int) -> None:
+    """Raises TypeError for a context of one integer, which may be a label: as a number it would give classes an order."""
+    if size == 1 and jnp.issubdtype(dtype, jnp.integer):
         raise TypeError(
             "context must hold real numbers, got one integer; pass class labels as jax.nn.one_hot(labels, num_classes), "
             "with context_shape=(num_classes,) of the model, and cast what is measured to float"
         )
-    return context.reshape(-1).astype(dtype)
 
 
 def same_precision(context: ArrayLike | None, *arrays: Array) -> Context:

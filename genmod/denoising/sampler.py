@@ -7,7 +7,7 @@ A sampler draws ONE event, `sampler(key, denoiser, schedule, x)`:
     ReverseSDE        the reverse SDE, by any SDE solver of Diffrax
 
     x = schedule.prior((2,)).sample({}, key)
-    sampler = gm.denoising.Steps(gm.denoising.DDIM(), gm.denoising.LogSNRGrid(50))
+    sampler = gm.denoising.Steps(gm.denoising.DPMSolverPlusPlus(), gm.denoising.LogSNRGrid(60))
     sampler(key, gm.denoising.denoisers.gaussian(schedule, mean, covariance), schedule, x)
 """
 
@@ -25,7 +25,7 @@ from genmod.core.types import Array, Key
 from genmod.denoising.denoisers import Denoiser
 from genmod.denoising.grids import Grid, LogSNRGrid
 from genmod.denoising.schedules import Schedule, convert
-from genmod.denoising.steppers import DDIM, Stepper
+from genmod.denoising.steppers import DPMSolverPlusPlus, Stepper
 from genmod.dynamics import Adaptive, Integrator, SDESteps
 
 
@@ -58,7 +58,7 @@ def _in_single(x: Array) -> Array:
 
 
 def _checked(denoiser: Denoiser, schedule: Schedule) -> Denoiser:
-    """The denoiser, held to the shape and the dtype of its input; where there is no noise it is x / alpha, and not asked."""
+    """The denoiser, held to the shape and the dtype of its input; where there is no noise it is x / alpha, whatever it says."""
     middle = sum(schedule.times) / 2
 
     def checked(x, t):
@@ -84,8 +84,8 @@ class Steps(Sampler):
     there (SDEdit, Meng et al. 2022, arXiv:2108.01073).
     """
 
-    stepper: Stepper = DDIM()
-    grid: Grid = LogSNRGrid(50)
+    stepper: Stepper = DPMSolverPlusPlus()
+    grid: Grid = LogSNRGrid(60)
     denoise: bool = True
 
     def __post_init__(self):
@@ -141,10 +141,14 @@ class ReverseODE(Sampler):
 
     def _sample(self, key, denoiser, schedule, x):
         low, high = schedule.times
+
         # What the denoiser closes over is passed to the solver, through which gradients then flow.
-        pure, constants = jax.closure_convert(
-            lambda x, t: convert(schedule, t, x, denoiser(x, t), "x0", "velocity"), x, jnp.asarray(high, x.dtype)
-        )
+        def velocity(x, t):
+            # Without noise eps is 0 / 0: there the field is that of a moment before.
+            t = jnp.where(schedule.sigma(t) == 0, t + 1e-4 * (high - low), t)
+            return convert(schedule, t, x, denoiser(x, t), "x0", "velocity")
+
+        pure, constants = jax.closure_convert(velocity, x, jnp.asarray(high, x.dtype))
 
         def field(t, x, shared, each):
             return pure(x, jnp.asarray(t, x.dtype), *shared)

@@ -261,9 +261,10 @@ def _unknowns(denoiser: Denoiser, schedule: Schedule, x: Array, t: Array) -> tup
 
 def _corrected(key: Key, denoiser: Denoiser, schedule: Schedule, x: Array, s: Array, size: ArrayLike, num_steps: int) -> Array:
     """x after Langevin steps of size `size` sigma^2 at time s; where sigma = 0, x itself."""
-    score, sigma = score_fn(denoiser, schedule), schedule.sigma(s)
-    moved = langevin_chain(key, lambda x: score(x, s), x, step_size=size * sigma**2, num_steps=num_steps)
-    return jnp.where(sigma > 0, moved, x)
+    score, noisy = score_fn(denoiser, schedule), schedule.sigma(s) > 0
+    s = jnp.where(noisy, s, sum(schedule.times) / 2)  # where it is not used, but finite, and so is its gradient
+    moved = langevin_chain(key, lambda x: score(x, s), x, step_size=size * schedule.sigma(s) ** 2, num_steps=num_steps)
+    return jnp.where(noisy, moved, x)
 
 
 def _posterior_scale(schedule: Schedule, t: Array, s: Array) -> Array:

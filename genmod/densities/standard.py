@@ -19,7 +19,6 @@ class Coordinatewise(Distribution, abc.ABC):
     """Equal, independent coordinates. Subclasses say the scalar law, elementwise."""
 
     shape: Shape
-    support = REALS
 
     def __post_init__(self):
         object.__setattr__(self, "shape", self.event.shape)
@@ -55,6 +54,7 @@ class Normal(Coordinatewise):
 
     shape: Shape
     scale: float = 1.0
+    support = REALS
 
     def __post_init__(self):
         super().__post_init__()
@@ -77,6 +77,7 @@ class Laplace(Coordinatewise):
     """Laplace(0, 1) in every coordinate."""
 
     shape: Shape
+    support = REALS
 
     def _log_density(self, x):
         return stats.laplace.logpdf(x)
@@ -107,7 +108,9 @@ class Uniform(Coordinatewise):
         return jnp.where(inside, -math.log(self.high - self.low), -jnp.inf).astype(x.dtype)
 
     def _draw(self, key):
-        return jax.random.uniform(key, self.shape, minval=self.low, maxval=self.high)
+        # The generator gives 0 once in 2^23 draws: an end, which a logit sends to infinity.
+        unit = jnp.maximum(jax.random.uniform(key, self.shape), 2.0**-24)
+        return self.low + (self.high - self.low) * unit
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,6 +119,7 @@ class StudentT(Coordinatewise):
 
     shape: Shape
     df: float = 5.0
+    support = REALS
 
     def __post_init__(self):
         super().__post_init__()

@@ -42,7 +42,7 @@ from genmod.bijectors import (
     Transformer,
 )
 from genmod.bijectors.base import Bijector
-from genmod.core.checks import check_count
+from genmod.core.checks import check_count, check_shape
 from genmod.core.types import Shape
 from genmod.densities import Normal, as_distribution
 from genmod.models.flow import Flow
@@ -168,9 +168,10 @@ def _alternating(layer: Callable[[int], Bijector], num: int) -> Bijector:
 
 
 def _image_shape(event_shape: Shape) -> Shape:
-    if not (isinstance(event_shape, tuple) and len(event_shape) == 3 and all(isinstance(n, int) and n > 0 for n in event_shape)):
-        raise ValueError(f"event_shape must be (H, W, C), got {event_shape!r}")
-    return event_shape
+    shape = check_shape("event_shape", event_shape, least=1)
+    if len(shape) != 3:
+        raise ValueError(f"event_shape must be (H, W, C), that of images, got {event_shape!r}")
+    return shape
 
 
 def _halvings(shape: Shape, pixels: int = 1) -> int:

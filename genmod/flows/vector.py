@@ -43,7 +43,7 @@ from genmod.bijectors import (
     random_order,
 )
 from genmod.bijectors.base import Bijector
-from genmod.core.checks import check_count
+from genmod.core.checks import check_count, check_shape
 from genmod.core.types import Array, Shape
 from genmod.densities import as_distribution
 from genmod.models.flow import Flow
@@ -267,7 +267,7 @@ def _flow(
     layers = Repeat(layer, num_layers, min(unroll, num_layers))
     if standardize and layers.context_shape is not None:
         layers = Conditioned(layers)
-    return Flow(Chain((layers, *last, *((Standardize(),) if standardize else ()))), as_distribution(base, tuple(event_shape)))
+    return Flow(Chain((layers, *last, *((Standardize(),) if standardize else ()))), as_distribution(base, (dim,)))
 
 
 def _coupling(
@@ -294,6 +294,7 @@ def _autoregressive(
 
 
 def _dim(event_shape: Shape) -> int:
-    if not (isinstance(event_shape, tuple) and len(event_shape) == 1 and isinstance(event_shape[0], int) and event_shape[0] > 0):
-        raise ValueError(f"event_shape must be (D,) with D >= 1, got {event_shape!r}")
-    return event_shape[0]
+    shape = check_shape("event_shape", event_shape, least=1)
+    if len(shape) != 1:
+        raise ValueError(f"event_shape must be (D,), that of vectors, got {event_shape!r}")
+    return shape[0]

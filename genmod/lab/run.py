@@ -72,6 +72,11 @@ def main(
             raise
         message = " ".join(str(error).split("--------------------")[0].split())
         raise SystemExit(f"error: {message}") from None
+    except KeyboardInterrupt as interrupt:
+        if os.environ.get("GENMOD_TRACEBACK"):
+            raise
+        print(f"\n{interrupt or 'interrupted'}", file=sys.stderr)
+        raise SystemExit(130) from None
 
 
 def execute(experiment: Callable[[Any, Run], dict[str, Any]], config: Any, out: Path | None = None) -> dict[str, Any]:

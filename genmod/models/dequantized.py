@@ -23,7 +23,7 @@ from genmod.core.distribution import Distribution, Likelihood
 from genmod.core.event import Levels, Real
 from genmod.core.types import Array
 from genmod.models.base import Model
-from genmod.models.flow import Pushforward
+from genmod.models.flow import Flow, Pushforward
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,8 +37,9 @@ class Dequantized(Model):
         (`gm.flows.dequantizer`); None is uniform noise. A draw outside of [0, 1] makes the bound -inf.
       num_draws: k. Parameters do not depend on it: `dataclasses.replace(model, num_draws=16)` evaluates what was trained
         (or loaded, by the description that was trained).
-      own_loss: train `model` by its own loss on y with uniform noise, not by the bound: for a `Diffusion` or `FlowMatching`,
-        whose losses need no likelihood.
+      own_loss: train `model` by its own loss on y with uniform noise, not by the bound. None: where that loss is not the
+        likelihood (`Diffusion`, `FlowMatching`: the gradient of their likelihood takes minutes to compile) and there is no
+        dequantizer.
 
     `log_prob` is a LOWER_BOUND on log P(x) in nats, in expectation over `key`; bits per dimension follow with no offset
     (`gm.metrics.bits_per_dim`). `sample` returns integers. Parameters: {"model": ..., "dequantizer": ...}.
@@ -49,7 +50,7 @@ class Dequantized(Model):
     num_levels: int = 256
     dequantizer: Distribution | None = None
     num_draws: int = 1
-    own_loss: bool = False
+    own_loss: bool | None = None
 
     def __post_init__(self):
         super().__post_init__()
@@ -59,6 +60,8 @@ class Dequantized(Model):
         if self.model.likelihood > Likelihood.LOWER_BOUND:
             raise ValueError(f"model must have a normalised log_prob, got one that is {self.model.likelihood.name}")
         q, shape = self.dequantizer, self.model.event_shape
+        if self.own_loss is None:
+            object.__setattr__(self, "own_loss", q is None and not isinstance(self.model, Flow))
         if q is not None and self.own_loss:
             raise ValueError("a dequantizer is trained by the bound: leave out dequantizer, or own_loss")
         if q is not None and (q.likelihood != Likelihood.EXACT or not q.reparameterized):

@@ -8,6 +8,7 @@ x = f(z), z ~ p_base;    log p(x) = log p_base(f^-1(x)) + log |det df^-1/dx|
 import abc
 import dataclasses
 import functools
+import math
 from typing import Self
 
 import jax
@@ -23,7 +24,7 @@ from genmod.core.event import Real
 from genmod.core.info import FAILED, mark_failed
 from genmod.core.params import Fixed
 from genmod.core.statistics import mean_and_sem
-from genmod.core.types import Array, Context, Key, Params
+from genmod.core.types import REALS, Array, Context, Key, Params
 from genmod.densities import Normal, as_distribution
 from genmod.models.base import Model
 
@@ -97,18 +98,31 @@ class Pushforward(Model, abc.ABC):
     def push_one(self, params: Params, z: Array, context: Context = None, key: Key | None = None) -> tuple[Array, Array]:
         """(x, log p(x)) of ONE latent event z."""
         x, log_det, info = self.bijector._move(params["bijector"], z, context, key, False, True)
+        lost = log_det == -jnp.inf  # the draw left the domain of a layer
+        x, log_det = jnp.where(lost, jnp.nan, x), jnp.where(lost, jnp.nan, log_det)
         log_prob = self._log_base(params, z, key) - log_det
         return mark_failed(x, info), mark_failed(log_prob, info)
 
     def log_prob_info_one(self, params, x, context=None, key=None):
         self._check_bound(params)
+        x, outside = self._inside(x)
         z, log_det, info = self.bijector._move(params["bijector"], x, context, key, True, True)
-        return self.checked_scalar(self._log_base(params, z, key) + log_det), info
+        log_prob = self.checked_scalar(self._log_base(params, z, key) + log_det)
+        return log_prob if outside is None else jnp.where(outside, -jnp.inf, log_prob), info
 
     def base_params(self, params: Params) -> Params:
         """The parameters of the base among those of the model."""
         base = params.get("base", {})
         return base.constant if isinstance(base, Fixed) else base
+
+    def _inside(self, x):
+        """The event, and whether it leaves a support that is bounded: then a harmless one, so that no gradient is NaN."""
+        low, high = self.support or REALS
+        if (low, high) == REALS:
+            return x, None
+        inner = (low + high) / 2 if math.isfinite(low + high) else (low + 1 if math.isfinite(low) else high - 1)
+        outside = ((x < low) | (x > high)).any()
+        return jnp.where(outside, inner, x), outside
 
     def _log_base(self, params, z, key):
         """log p of the latent event, by a key of its own where that is random."""

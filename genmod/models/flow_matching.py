@@ -146,8 +146,10 @@ class FlowMatching(Pushforward):
         x1 = self.latent(params, x)
         base = jax.lax.stop_gradient(self.base_params(params))
         x0 = jax.vmap(self.base.sample_one, (None, 0))(base, row_keys(source_key, x1.shape[0])).astype(x1.dtype)
-        x0 = x0[self.coupling(x0, x1, context, coupling_key)]
-        return self.regression(params, regression_key, x0, x1, context, weight)
+        seen = None if context is None else jax.lax.stop_gradient(self.field_context(params, context))
+        indices, info = self.coupling.with_info(x0, x1, seen, coupling_key)
+        loss, metrics = self.regression(params, regression_key, x0[indices], x1, context, weight)
+        return loss, metrics | info
 
 
 @dataclasses.dataclass(frozen=True)

@@ -99,7 +99,8 @@ def health(
     for name, layer, layer_params, num_kept in _layers(bijector, params):
         own = None if layer.context_shape is None else context
         if own is not None:
-            contexts.append(layer.encode(layer_params, own) if isinstance(layer, Conditioned) else own)
+            outer = layer.bijector if isinstance(layer, Invert) else layer
+            contexts.append(outer.encode(layer_params, own) if isinstance(outer, Conditioned) else own)
         measured, event = _measure(layer, layer_params, event, own)
         event = event[..., :num_kept]
         layers.append(_layer_health(name, *jax.device_get(measured)))
@@ -143,6 +144,10 @@ def _layers(bijector: Bijector, params: Params) -> Iterator[tuple[str, Bijector,
         yield (f"Invert({name})" if isinstance(bijector, Invert) else name), bijector, params, None
 
 
+def _within(layer: Bijector) -> Bijector:
+    return layer.bijector if isinstance(layer, Conditioned) else layer
+
+
 @functools.partial(jax.jit, static_argnums=0)
 def _measure(layer: Bijector, params: Params, x: Array, context: Context):
     axes = (None, 0, None if context is None else 0)
@@ -153,7 +158,7 @@ def _measure(layer: Bijector, params: Params, x: Array, context: Context):
     if size <= _MOST_FOR_SLOPES:
         # dz/dx is the cheap direction of a density model; its singular values are the reciprocals of those of dx/dz.
         # An adaptive solve has reverse mode only.
-        differentiate = jax.jacrev if isinstance(layer, ContinuousFlow) else jax.jacfwd
+        differentiate = jax.jacrev if isinstance(_within(layer), ContinuousFlow) else jax.jacfwd
         jacobian = jax.vmap(differentiate(layer.inverse, argnums=1), axes)(params, x, context)
         slopes = jnp.linalg.svd(jacobian.reshape(-1, size, size), compute_uv=False)
     measured = jnp.abs(back - x).max(), 1 / slopes.max(), 1 / slopes.min(), _tail_share(layer, z, x), log_det.min(), log_det.max()
@@ -166,7 +171,7 @@ def _layer_health(name, round_trip, smallest, largest, tails, low, high) -> Laye
 
 def _tail_share(layer: Bijector, z: Array, x: Array) -> Array:
     """Share of transformed coordinates on the straight part of their transformer (nan if it has none)."""
-    layer = layer.bijector if isinstance(layer, Conditioned) else layer
+    layer = _within(layer)
     inner, inside = (layer.bijector, x) if isinstance(layer, Invert) else (layer, z)
     if not isinstance(inner, Coupling | Autoregressive | Elementwise) or inner.transformer.interval is None:
         return jnp.full((), jnp.nan)

@@ -4,6 +4,8 @@ A checkpoint holds named pytrees, each as the list of its arrays, and a JSON not
 array stand: a tree of another kind is told from a damaged file.
 """
 
+import os
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +18,22 @@ from genmod.core.description import describe
 from genmod.core.types import Params
 from genmod.models.base import Model
 
+try:
+    import fcntl
+except ImportError:  # not on Windows
+    fcntl = None
+
 
 class Checkpoints:
     """A folder of numbered checkpoints; the last `keep` stay.
 
-    Use as a context manager, or call `close`.
+    Use as a context manager, or call `close`. An `exclusive` one is its folder's only one until then: BlockingIOError where
+    another process, or another run of this one, has it.
     """
 
-    def __init__(self, directory: str | Path, keep: int = 2):
+    def __init__(self, directory: str | Path, keep: int = 2, exclusive: bool = False):
         self.directory = Path(directory).absolute()
+        self._lock = _lock(self.directory) if exclusive else None
         options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True, enable_async_checkpointing=False)
         self._manager = ocp.CheckpointManager(self.directory, options=options)
 
@@ -63,6 +72,8 @@ class Checkpoints:
 
     def close(self) -> None:
         self._manager.close()
+        if self._lock is not None:
+            self._lock.close()
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -79,6 +90,26 @@ class Checkpoints:
                 f"checkpoint {self.directory / str(step)} is damaged ({reason}); restore it from a copy, or move it away to go "
                 "on from the one before"
             ) from error
+
+
+def _lock(directory: Path) -> Any:
+    """An open file that no other run holds while this one does; the system lets go of it when its process ends."""
+    directory.mkdir(parents=True, exist_ok=True)
+    file = (directory / ".lock").open("a+")
+    try:
+        if fcntl is not None:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.seek(0)
+        owner = file.read().strip() or "unknown"
+        file.close()
+        raise BlockingIOError(
+            f"the checkpoint folder {directory} is in use by another run (process {owner}); wait for it, or choose another folder"
+        ) from None
+    file.truncate(0)
+    file.write(f"{os.getpid()}\n")
+    file.flush()
+    return file
 
 
 def save(path: str | Path, model: Model, params: Params) -> None:
@@ -115,11 +146,55 @@ def load(path: str | Path, model: Model, like: Params | None = None) -> Params:
         return checkpoints.load(step, "params", _shapes(model, checkpoints.note(step)) if like is None else like)
 
 
+def load_state(origin: Any, fresh: Any) -> Any:
+    """The state of a step to go on from: that of a `Fit`, or of the newest checkpoint in a folder.
+
+    Args:
+      origin: the `Fit`, or the folder. fresh: the state of step 0, whose kind the other must be.
+
+    Where only the optimizer's part is of another kind (another optimizer), that part is the fresh one, with a warning. Raises
+    FileNotFoundError for a folder without a checkpoint, ValueError for a state of another kind.
+    """
+    if hasattr(origin, "last_params"):
+        return _matched("state", origin.state, fresh)
+    if not Path(origin).is_dir():
+        raise FileNotFoundError(f"no checkpoint to go on from at {origin}")
+    with Checkpoints(origin) as checkpoints:
+        step = checkpoints.latest_step()
+        if step is None:
+            raise FileNotFoundError(f"no checkpoint to go on from at {origin}")
+        same = checkpoints.note(step)["arrays"].get("state", []) == _layout(fresh)
+        if same or not hasattr(fresh, "opt_state"):
+            return checkpoints.load(step, "state", fresh)
+        return _with_params(checkpoints.load(step, "params", fresh.params), fresh)
+
+
+def _matched(name: str, found: Any, fresh: Any) -> Any:
+    if _layout(found) == _layout(fresh):
+        return jax.tree.map(jnp.copy, found)
+    if hasattr(fresh, "opt_state") and hasattr(found, "params") and _layout(found.params) == _layout(fresh.params):
+        return _with_params(found.params, fresh)
+    wanted, given = dict(_layout(fresh)), dict(_layout(found))
+    place = next(place for place in [*wanted, *given] if wanted.get(place) != given.get(place))
+    raise ValueError(
+        f"{name} must be of the same kind: {name}{place} is {given.get(place, 'not there')} there and "
+        f"{wanted.get(place, 'not there')} here"
+    )
+
+
+def _with_params(params: Params, fresh: Any) -> Any:
+    warnings.warn("the optimizer is another one than that of the state: its own part of the state starts anew", stacklevel=4)
+    average = None if fresh.ema is None else jax.tree.map(jnp.copy, params)
+    return fresh._replace(params=jax.tree.map(jnp.copy, params), ema=average)
+
+
 def check_same(name: str, found: Any, wanted: Any, message: str) -> None:
     """Raises ValueError, the message and the first difference, where a checkpoint was written for something else."""
     difference = _first_difference(name, found, wanted)
     if difference:
-        raise ValueError(f"{message}: {difference}; choose another folder")
+        raise ValueError(
+            f"{message}: {difference}; choose another folder, to which state=... of `fit` takes the state of this one"
+        )
 
 
 def described(name: str, value: Any) -> Any:

@@ -18,6 +18,7 @@ from genmod.core.description import Call, Description
 from genmod.core.types import Array, Context, Key, Params
 from genmod.models.base import Model
 from genmod.training.checkpoint import described
+from genmod.training.diagnosis import NotFinite, diagnosis
 from genmod.training.loop import Fit, check_options, train
 from genmod.training.reading import Events, is_stream, read_rows
 from genmod.training.sources import Source, as_source, read_all
@@ -43,9 +44,11 @@ def fit(
     patience: int | None = None,
     clip_norm: float | None = None,
     ema_decay: float | None = None,
+    max_skips: int = 0,
     loss_fn: LossFn | None = None,
     step: Step | None = None,
     params: Params | None = None,
+    state: Fit | str | Path | None = None,
     mesh: Mesh | None = None,
     checkpoint: str | Path | None = None,
     checkpoint_every: int = 1_000,
@@ -70,10 +73,12 @@ def fit(
       monitor: the entry of `validate` whose minimum is best.
       validate_every: also the number of steps that one row of the history is about.
       patience: training stops after so many validations without a new best.
-      clip_norm, ema_decay: see `GradientStep`.
+      clip_norm, ema_decay, max_skips: see `GradientStep`.
       loss_fn: in place of `model.loss`, (params, key, batch, *, step=None) -> (loss, metrics); its batch is as in data.
       step: in place of the whole default step.
       params: start from these instead of `model.init`.
+      state: go on from a `Fit`, or from the newest state in a checkpoint folder, for `num_steps` more, with the data and the
+        optimizer of this call: its averages are kept where it is of the same kind (another learning rate).
       mesh: a `jax.sharding.Mesh` of one axis: each batch is spread over its devices.
       checkpoint: a folder; the run is saved there every `checkpoint_every` steps, and resumes from there.
       log: a JSONL file, one line per row of the history.
@@ -88,33 +93,39 @@ def fit(
     _check_model(model, data)
     check_options(num_steps, batch_size, validate_every, steps_per_dispatch, checkpoint_every, patience)
     own = loss_fn is not None or step is not None
-    step = _step(model, optimizer, clip_norm, ema_decay, loss_fn, step)
+    step = _step(model, optimizer, {"clip_norm": clip_norm, "ema_decay": ema_decay, "max_skips": max_skips}, loss_fn, step)
     read = read_rows if own else Events(model)
     source = as_source(data, batch_size, read)
     if isinstance(read, Events) and not (data is None or is_stream(data)):
         read.check_table("data", data)
     if validation is not None and validate is None and not isinstance(step, GradientStep):
         validate = FinalLoss(model)
-    return train(
-        step,
-        _start(model, source) if params is None else _checked(model, params, own),
-        source,
-        key=key,
-        num_steps=num_steps,
-        validation=read_all("validation", validation, read),
-        validate=validate,
-        monitor=monitor,
-        validate_every=validate_every,
-        patience=patience,
-        steps_per_dispatch=steps_per_dispatch,
-        mesh=mesh,
-        checkpoint=checkpoint,
-        checkpoint_every=checkpoint_every,
-        log=log,
-        callback=callback,
-        progress=progress,
-        identity=None if checkpoint is None else {"model": described("model", model)},
-    )
+    try:
+        return train(
+            step,
+            _start(model, source) if params is None else _checked(model, params, own),
+            source,
+            key=key,
+            num_steps=num_steps,
+            validation=read_all("validation", validation, read),
+            validate=validate,
+            monitor=monitor,
+            validate_every=validate_every,
+            patience=patience,
+            steps_per_dispatch=steps_per_dispatch,
+            mesh=mesh,
+            checkpoint=checkpoint,
+            checkpoint_every=checkpoint_every,
+            log=log,
+            callback=callback,
+            progress=progress,
+            state=state,
+            identity=None if checkpoint is None else {"model": described("model", model)},
+        )
+    except NotFinite as error:
+        resident = isinstance(read, Events) and source.resident
+        more = diagnosis(model, error.params, key, source.arrays) if error.step == 0 and resident else ""
+        raise FloatingPointError(str(error) + more) from None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -149,16 +160,16 @@ def _check_model(model: Any, data: Any) -> None:
     raise TypeError(f"model must be a gm.models.Model, got a {type(model).__name__}")
 
 
-def _step(model, optimizer, clip_norm, ema_decay, loss_fn, step) -> Step:
+def _step(model, optimizer, options, loss_fn, step) -> Step:
     if step is None:
         optimizer = optax.adam(1e-3) if optimizer is None else optimizer
-        return GradientStep(model if loss_fn is None else loss_fn, optimizer, clip_norm, ema_decay)
+        return GradientStep(model if loss_fn is None else loss_fn, optimizer, **options)
     if loss_fn is not None:
         raise ValueError(
             "loss_fn belongs to the default step: leave it out with step=...; validation with step=... is validate=..."
         )
-    if not (optimizer is None and clip_norm is None and ema_decay is None):
-        raise ValueError("optimizer, clip_norm and ema_decay belong to the default step; leave them out with step=...")
+    if optimizer is not None or any(options.values()):
+        raise ValueError(f"optimizer, {', '.join(options)} belong to the default step; leave them out with step=...")
     return step
 
 

@@ -5,6 +5,7 @@ of step i are pure functions of (key, i): no random state is stored, and a run t
 to one that was not. Dispatches end at fixed numbers of steps, so that sums of metrics do not depend on where a run began.
 """
 
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,7 +20,8 @@ from genmod.core.checks import check_count, check_function
 from genmod.core.info import FAILED
 from genmod.core.keys import check_key
 from genmod.core.types import Array, Key, Params
-from genmod.training.checkpoint import described
+from genmod.training.checkpoint import described, load_state
+from genmod.training.diagnosis import NotFinite
 from genmod.training.program import Carry, Program, advance, begin, begin_plainly, validate as measure_rows
 from genmod.training.reading import read_rows
 from genmod.training.recorder import Record, Recorder
@@ -67,6 +69,7 @@ def train(
     log: str | Path | None = None,
     callback: Callable[[int, dict[str, float], Params], None] | None = None,
     progress: bool = True,
+    state: Any = None,
     identity: dict[str, Any] | None = None,
 ) -> Fit:
     """Calls a step again and again on minibatches drawn without replacement, epoch after epoch; it knows no model.
@@ -76,14 +79,16 @@ def train(
       params: the first parameters, or a `jax.tree_util.Partial` that makes them of a key.
       data: any pytree of arrays with one leading axis, an iterator or a loader of such batches, or None.
       validation: like data, but finite. validate, monitor: see `fit`; None: the final loss of a `GradientStep`.
+      state: a `Fit` or a checkpoint folder to go on from; see `fit`.
       identity: JSON that tells this run from others in its checkpoint, beside what `train` sees itself.
       The other arguments are those of `fit`.
 
     Returns and raises as `fit`.
     """
     check_options(num_steps, batch_size, validate_every, steps_per_dispatch, checkpoint_every, patience)
+    origin, given = state, state is not None or not isinstance(params, Partial)
     step, key, source = check_step(step), check_key(key), as_source(data, batch_size, read_rows)
-    check_mesh(mesh, source.batch_size)
+    mesh = check_mesh(mesh, source.batch_size)
     held_out = read_all("validation", validation, read_rows)
     measure = _measure(step, held_out, validate, monitor, patience, source.arrays is not None)
     if callback is not None:
@@ -97,6 +102,9 @@ def train(
     data, held_out = place(source.example(per_step), mesh), place(held_out, mesh)
     params = place(params, mesh)
     state, order = (begin_plainly if _is_small(params) else begin)(program, params, data, key)
+    if origin is not None:
+        state = load_state(origin, state)
+        run = run | ({"state": fingerprint(state)} if run else {})
     state = place(state, mesh, specs(step, state))
     best = None
     if measure is not None:
@@ -108,6 +116,9 @@ def train(
         record = recorder.resume(Record(0, state, best, [], {}), num_steps)
         if record.step < num_steps:
             source.skip(record.step * per_step)
+        if measure is not None and record.step == 0 and given:  # a start that was given may be the best
+            first = jax.device_put(np.int32(0))
+            record = record._replace(best=measure_rows(measure, step, state, place(first, mesh), best, held_out, key)[1])
         carry = Carry(record.state, *place((jax.device_put(np.int32(record.step)), order), mesh))
         while record.step < num_steps and not _out_of_patience(record, patience):
             now, stop = record.step, _next_stop(record.step, grain, validate_every, num_steps)
@@ -115,18 +126,22 @@ def train(
                 data = place(source.take(stop - now, size, per_step), mesh)
             before = carry
             carry, report = advance(program, before, data, key, np.int32(stop))
+            if stop < num_steps:
+                wanted = _next_stop(stop, grain, validate_every, num_steps) - stop
+                reached_steps = source.prefetch(wanted, size, per_step)
+                if reached_steps < wanted:
+                    num_steps = stop + reached_steps
+                    warnings.warn(f"the data iterator ended: training stops after {num_steps} steps", stacklevel=2)
             due, values, best = stop % validate_every == 0 or stop == num_steps, {}, record.best
             if due and measure is not None:
                 values, best = measure_rows(measure, step, carry.state, carry.step, best, held_out, key)
-            if stop < num_steps:
-                source.prefetch(_next_stop(stop, grain, validate_every, num_steps) - stop, size, per_step)
             report, values, reached = jax.device_get((report, values, carry.step))
             if not report.ok:
                 bad = int(reached) - 1
                 good, report_of_good = advance(program, before, data, key, np.int32(bad))
                 pending = _add(record.pending, report_of_good.total)
                 recorder.newest = record._replace(step=bad, state=good.state, pending=pending)
-                raise FloatingPointError(_not_finite(bad, report.last))
+                raise NotFinite(_not_finite(bad, report.last, checkpoint), bad, step.evaluation_params(good.state))
             if values and not np.isfinite(values[monitor]):
                 raise FloatingPointError(f"the validation {monitor} is {float(values[monitor])} at step {stop}: {_OUTSIDE}")
             pending = _add(record.pending, report.total)
@@ -216,13 +231,20 @@ def _infinity() -> np.ndarray:
 _OUTSIDE = "a validation point lies outside the support of the model, or the model has diverged"
 
 
-def _not_finite(step: int, metrics: dict[str, Array]) -> str:
+def _not_finite(step: int, metrics: dict[str, Array], checkpoint: Any) -> str:
     # Beside the loss, what is not finite and what counts failures: an unsolved ODE is the commonest reason where there is one.
     first = [name for name in ("loss", "grad_norm") if name in metrics]
     others = [name for name in metrics if name.endswith("_loss") and name not in first and not np.isfinite(metrics[name])]
     failed = [FAILED] if FAILED in metrics and metrics[FAILED] > 0 else []
     values = ", ".join(f"{name} = {float(metrics[name]):.4g}" for name in [*first, *others, *failed])
+    if step == 0:
+        return (
+            f"training stopped at step 0: {values}. These are the first parameters: look at the data, not at the learning rate."
+        )
+    go_on = (
+        "" if checkpoint is None else f" The state before it is saved: state={str(checkpoint)!r} and another checkpoint go on."
+    )
     return (
-        f"training stopped at step {step}: {values}. The state before it is the last good one; "
-        "try a lower learning rate or clip_norm=1.0 (in another checkpoint folder), or look for outliers in the data"
+        f"training stopped at step {step}: {values}. Try a lower learning rate or clip_norm=1.0, look for outliers in the data, "
+        f"or pass over such steps by max_skips=...{go_on}"
     )

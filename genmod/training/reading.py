@@ -62,10 +62,12 @@ class Events:
         return Batch(x, self._context(name, context, x.shape[0]), _weight(name, weight, x.shape[0]))
 
     def check_table(self, name: str, data: Any) -> None:
-        """Refuses constant columns where a density is to be learnt, which has no largest value there."""
+        """Refuses constant columns where a density is to be learnt, which has no largest value there; warns of whole numbers."""
         x = self._parts(name, data).x
         if self.model.likelihood <= Likelihood.LOWER_BOUND:
-            check_varying(name, to_array(name, x), column_names(x))
+            array, names = to_array(name, x), column_names(x)
+            check_varying(name, array, names)
+            warn_of_whole_numbers(name, array, names)
 
     def _parts(self, name, data):
         if isinstance(data, list) and data and _is_array(data[0]) and np.ndim(data[0]) == len(self.model.event_shape) + 1:
@@ -160,6 +162,35 @@ def warn_of_rounding(name: str, data: Any) -> None:
                 stacklevel=2,
             )
             return
+
+
+def warn_of_whole_numbers(name: str, x: Any, names: Sequence[str] | None = None) -> None:
+    """Warns of columns of real x, (n, d), that hold whole numbers alone, and of one that counts the rows.
+
+    As for constant columns a density has no largest value there: a peak on each number pays more the narrower it is.
+    """
+    if x.ndim != 2 or len(x) < 20 or not jnp.issubdtype(x.dtype, jnp.floating):
+        return
+    some = np.asarray(x[:1_000], np.float64)
+    columns = {int(i): np.asarray(x[:, int(i)], np.float64) for i in np.flatnonzero((some == np.floor(some)).all(0))}
+    index = 0 in columns and bool((np.diff(columns[0]) == 1).all())
+    whole = [0] if index else [i for i, column in columns.items() if _whole(column)]
+    if not whole:
+        return
+    of = [f"column {names[i] if names else i}" for i in whole[:5]]
+    if index:
+        says = f"{of[0]} of {name} counts the rows: it is an index, not data; drop it"
+    else:
+        says = (
+            f"{', '.join(of)} of {name} hold{'s' * (len(whole) == 1)} whole numbers alone; a density of real numbers grows "
+            "without bound on them, so that log_prob means little: add uniform noise in [0, 1), or drop what is a label"
+        )
+    warnings.warn(says, stacklevel=2)
+
+
+def _whole(column: np.ndarray) -> bool:
+    # Large whole numbers with few repeats are measurements that were rounded: of times, populations, prices.
+    return bool((column == np.floor(column)).all()) and len(np.unique(column)) < 0.5 * len(column)
 
 
 def _column(index: int, shape: tuple[int, ...], names: Sequence[str] | None) -> str:

@@ -1,5 +1,6 @@
 """What a training run leaves behind: checkpoints, a JSONL log and a progress bar."""
 
+import itertools
 import json
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,6 +26,13 @@ class Record(NamedTuple):
     pending: dict[str, float]
 
 
+def _set_aside(log: Path) -> None:
+    """Renames the log of an earlier run, `log.jsonl` to `log.1.jsonl`, so that it is not lost."""
+    if log.exists() and log.stat().st_size:
+        number = next(n for n in itertools.count(1) if not log.with_suffix(f".{n}{log.suffix}").exists())
+        log.rename(log.with_suffix(f".{number}{log.suffix}"))
+
+
 class Recorder:
     """One run's checkpoints (`run` says what the run is), log and bar; a context manager.
 
@@ -32,7 +40,7 @@ class Recorder:
     """
 
     def __init__(self, step: Any, run: dict[str, Any], checkpoint: Any, every: int, log: Any, progress: bool):
-        self.checkpoints = None if checkpoint is None else Checkpoints(checkpoint)
+        self.checkpoints = None if checkpoint is None else Checkpoints(checkpoint, exclusive=True)
         self.step, self.run, self.every, self.progress = step, run, every, progress
         self.log = None if log is None else Path(log)
         self.bar: Any = None
@@ -51,6 +59,15 @@ class Recorder:
                 self.bar.close()
             if self.checkpoints is not None:
                 self.checkpoints.close()
+        if kind is KeyboardInterrupt and self.newest is not None:
+            raise KeyboardInterrupt(self._where()) from None
+
+    def _where(self) -> str:
+        """What is left of an interrupted run."""
+        step = self.newest.step if self.newest else 0
+        if self.checkpoints is None:
+            return f"training was interrupted at step {step}; nothing is saved without checkpoint=..."
+        return f"training was interrupted at step {step}, saved in {self.checkpoints.directory}; the same call goes on from there"
 
     def resume(self, start: Record, num_steps: int) -> Record:
         """The newest checkpoint, or `start`; ValueError for one of another run, or of more than `num_steps` steps."""
@@ -74,6 +91,8 @@ class Recorder:
             self.saved = step
         if self.log is not None:
             self.log.parent.mkdir(parents=True, exist_ok=True)
+            if step is None:
+                _set_aside(self.log)
             self.log.write_text("".join(json.dumps(row) + "\n" for row in record.rows))
         if self.progress:
             self.bar = tqdm(total=num_steps, initial=record.step, unit="step", dynamic_ncols=True)

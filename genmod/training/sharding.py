@@ -3,21 +3,25 @@
 from typing import Any
 
 import jax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 _WHOLE = PartitionSpec()
 
 
-def check_mesh(mesh: Mesh | None, batch_size: int) -> None:
-    """Raises TypeError or ValueError unless there is no mesh, or one of one axis whose size divides the batch."""
+def check_mesh(mesh: Mesh | None, batch_size: int) -> Mesh | None:
+    """The mesh, with an automatic axis: one of explicit types, as `jax.make_mesh` gives, would want them in every model.
+
+    Raises TypeError or ValueError unless there is none, or one of one axis whose size divides the batch.
+    """
     if mesh is None:
-        return
+        return None
     if not isinstance(mesh, Mesh):
         raise TypeError(f"mesh must be a jax.sharding.Mesh of one axis, got {mesh!r}")
     if len(mesh.axis_names) != 1:
         raise ValueError(f"mesh must have one axis, got {mesh.axis_names}")
     if batch_size % mesh.size:
         raise ValueError(f"batch_size must be a multiple of the {mesh.size} devices of the mesh, got {batch_size}")
+    return Mesh(mesh.devices, mesh.axis_names, axis_types=(AxisType.Auto,))
 
 
 def place(tree: Any, mesh: Mesh | None, specs: Any = None) -> Any:

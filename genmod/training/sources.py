@@ -46,11 +46,14 @@ class Source(abc.ABC):
 
     @abc.abstractmethod
     def take(self, num: int, size: int, per_step: int) -> Any:
-        """What the loop needs for the next `num` steps: the arrays, or a stack (size, per_step, ...), whose rest is filling."""
+        """What the loop needs for the next `num` steps: the arrays, or a stack (size, per_step, ...), whose rest is filling.
+
+        Raises ValueError where the batches do not reach.
+        """
 
     @abc.abstractmethod
-    def prefetch(self, num: int, size: int, per_step: int) -> None:
-        """Makes the next `take` ready while the device is busy."""
+    def prefetch(self, num: int, size: int, per_step: int) -> int:
+        """Makes the next `take` ready while the device is busy; for how many of the `num` steps the data reach."""
 
     @abc.abstractmethod
     def fingerprint(self) -> Any:
@@ -78,7 +81,7 @@ class Resident(Source):
         return self.arrays
 
     def prefetch(self, num, size, per_step):
-        pass
+        return num
 
     def fingerprint(self):
         return fingerprint(self.arrays)
@@ -120,16 +123,19 @@ class Stream(Source):
     def take(self, num, size, per_step):
         made, self._ready = self._ready, None
         if made is None:
-            made = self._stack(num, size, per_step)
+            made, reached = self._stack(num, size, per_step)
+            if reached < num:
+                raise ValueError("the data iterator ended before num_steps batches; let it repeat, or ask for fewer steps")
         if isinstance(made, Exception):
             raise made
         return made
 
     def prefetch(self, num, size, per_step):
         try:
-            self._ready = self._stack(num, size, per_step)
+            self._ready, reached = self._stack(num, size, per_step)
         except Exception as error:  # it belongs to the steps that want these batches
-            self._ready = error
+            self._ready, reached = error, num
+        return reached
 
     def _batches(self) -> Iterator[Any]:
         """The batches from here on, read; those of a loader without end."""
@@ -150,10 +156,12 @@ class Stream(Source):
 
     def _stack(self, num, size, per_step):
         got = list(itertools.islice(self._batches(), num * per_step))
-        if len(got) < num * per_step:
-            raise ValueError("the data iterator ended before num_steps batches; let it repeat, or ask for fewer steps")
-        got += got[-1:] * ((size - num) * per_step)  # one shape for all dispatches: the loop does not come to these
-        return jax.device_put(jax.tree.map(lambda *leaves: _stacked(leaves, per_step), *got))
+        reached = len(got) // per_step
+        if not reached:
+            return None, 0
+        got = got[: reached * per_step]
+        got += got[-1:] * ((size - reached) * per_step)  # one shape for all dispatches: the loop does not come to these
+        return jax.device_put(jax.tree.map(lambda *leaves: _stacked(leaves, per_step), *got)), reached
 
 
 def as_source(data: Any, batch_size: int, read: Callable[[str, Any], Any]) -> Source:

@@ -21,7 +21,7 @@ from genmod.core.description import Call, Description, canonical
 from genmod.core.params import trainable, with_trainable
 from genmod.core.types import Array, Key, Params
 from genmod.models.base import Model
-from genmod.training.reports import check_metrics, check_names
+from genmod.training.reports import check_metrics, check_names, watched
 
 LossFn = Callable[..., tuple[Array, dict[str, Array]]]
 
@@ -56,13 +56,22 @@ class Step(Description, abc.ABC):
         return None
 
 
+class Skips(NamedTuple):
+    """Of a step that may be skipped: how many were, in a row, and the metrics of the last that was not."""
+
+    in_a_row: Array
+    metrics: dict[str, Array]
+
+
 class GradientState(NamedTuple):
-    """The state of a `GradientStep`: parameters, optimizer, the average (None without `ema_decay`) and the number of updates."""
+    """The state of a `GradientStep`: parameters, optimizer, the average (None without `ema_decay`), the number of updates, and
+    what is known of skipped steps (None without `max_skips`)."""
 
     params: Params
     opt_state: Any
     ema: Params | None
     count: Array  # type: ignore[assignment]
+    skips: Skips | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,15 +84,18 @@ class GradientStep(Step):
       optimizer: any Optax optimizer, or `gm.call(optax.adam, 1e-3)`; those that want value and gradient (L-BFGS) get them.
       clip_norm: bound on the global norm of the gradient; None for no bound.
       ema_decay: decay of an exponential moving average of the parameters, see `ema`; None for no average.
+      max_skips: how many steps in a row may have a loss, a gradient or new parameters that are not finite. They are left out: the
+        state stays, the metrics are those of the step before, and "skipped" counts them. The next one stops training.
 
     `Fixed` parts of the parameters get no gradient, no update and no weight decay. Raises TypeError or ValueError for a field
-    of another kind, a clip_norm that is not positive, or an ema_decay outside [0, 1).
+    of another kind, a clip_norm that is not positive, an ema_decay outside [0, 1), or a negative max_skips.
     """
 
     objective: Model | LossFn
     optimizer: Any
     clip_norm: float | None = None
     ema_decay: float | None = None
+    max_skips: int = 0
 
     def __post_init__(self):
         optimizer = self.optimizer() if isinstance(self.optimizer, Call) else self.optimizer
@@ -99,6 +111,8 @@ class GradientStep(Step):
             raise ValueError(f"clip_norm must be > 0, got {self.clip_norm}")
         if self.ema_decay is not None and not 0 <= self.ema_decay < 1:
             raise ValueError(f"ema_decay must be in [0, 1), got {self.ema_decay}")
+        if isinstance(self.max_skips, bool) or not isinstance(self.max_skips, int) or self.max_skips < 0:
+            raise ValueError(f"max_skips must be an integer >= 0, got {self.max_skips!r}")
         _ = self._takes_step
 
     @functools.cached_property
@@ -108,7 +122,12 @@ class GradientStep(Step):
     def init(self, params: Params, key: Key, batch: Any) -> GradientState:
         check_trainable(params)
         average = None if self.ema_decay is None else params
-        return GradientState(params, self.optimizer.init(trainable(params)), average, jnp.zeros((), jnp.int32))
+        state = GradientState(params, self.optimizer.init(trainable(params)), average, jnp.zeros((), jnp.int32))
+        if not self.max_skips:
+            return state
+        metrics = jax.eval_shape(dataclasses.replace(self, max_skips=0), state, key, batch)[1]
+        zeros = {name: jnp.zeros(metric.shape, metric.dtype) for name, metric in metrics.items()}
+        return state._replace(skips=Skips(jnp.zeros((), jnp.int32), zeros))
 
     def __call__(self, state: GradientState, key: Key, batch: Any) -> tuple[GradientState, dict[str, Array]]:
         loss_fn = self.objective.loss if isinstance(self.objective, Model) else self.objective
@@ -125,7 +144,20 @@ class GradientStep(Step):
         )
         average = None if self.ema_decay is None else ema(state.ema, params, self.ema_decay, state.count)
         metrics = {"loss": loss, **metrics, "grad_norm": norm}
-        return GradientState(params, opt_state, average, state.count + 1), metrics
+        after = GradientState(params, opt_state, average, state.count + 1, state.skips)
+        return (after, metrics) if state.skips is None else self._or_skip(state, after, metrics)
+
+    def _or_skip(self, before: GradientState, after: GradientState, metrics: dict) -> tuple[GradientState, dict[str, Array]]:
+        skips = before.skips
+        assert skips is not None
+        values = [metrics[name] for name in watched(metrics)] + jax.tree.leaves(trainable(after.params))
+        good = functools.reduce(jnp.logical_and, [jnp.isfinite(value).all() for value in values])
+        in_a_row = jnp.where(good, 0, skips.in_a_row + 1)
+        taken = good | (in_a_row > self.max_skips)  # beyond the limit all is shown as it is, and training stops
+        before, after = before._replace(skips=None), after._replace(skips=None)
+        state = jax.tree.map(lambda new, old: jnp.where(taken, new, old), after, before)
+        metrics = {name: jnp.where(taken, value, skips.metrics[name]) for name, value in metrics.items()}
+        return state._replace(skips=Skips(in_a_row, metrics)), metrics | {"skipped": 1.0 - good}
 
     def evaluation_params(self, state: GradientState) -> Params:
         return state.params if state.ema is None else state.ema

@@ -24,6 +24,7 @@ class Conv1x1(Bijector):
     log |det W| = sum log |s|; or "free", any W, through slogdet.
     """
 
+    onto_reals = True
     method: Literal["plu", "free"] = "plu"
     reads_data = False
 

@@ -25,7 +25,7 @@ from genmod.bijectors.image.squeeze import image_shape
 from genmod.bijectors.transformers import Affine
 from genmod.core.checks import check_parts, check_shape
 from genmod.core.info import add_info
-from genmod.core.types import Array, Context, Shape
+from genmod.core.types import Array, Context, Interval, Shape
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,6 +36,7 @@ class Split(Bijector):
     Raises ValueError for images of fewer than two channels.
     """
 
+    onto_reals = True
     conditioner: Any = None
     context_shape: Shape | None = None
     reads_data = False
@@ -136,6 +137,18 @@ class MultiScale(InfoBijector):
 
     def latent_shape(self, data_shape):
         return (math.prod(data_shape),)
+
+    def image(self, interval, inverse=False):
+        if inverse:
+            return None
+        moved: Interval | None = interval
+        for i in reversed(range(len(self.levels))):
+            if i < len(self.levels) - 1:
+                moved = self.split.image(interval) if moved == interval else None  # joins two parts
+            moved = None if moved is None else self.levels[i].image(moved)
+            if moved is None:
+                return None
+        return moved
 
     def unpack(self, z: Array) -> dict[str, Array]:
         """The latents by name, each batch + its shape, of flat latents z, batch + (H W C,)."""

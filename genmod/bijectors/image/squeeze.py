@@ -33,6 +33,9 @@ class Squeeze(Bijector):
             )
         return height // self.factor, width // self.factor, self.factor**2 * channels
 
+    def image(self, interval, inverse=False):
+        return interval
+
     def _init(self, key, x, context):
         self.latent_shape(x.shape[1:])
         return {}
