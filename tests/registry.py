@@ -15,11 +15,13 @@ from genmod.bijectors import (
     ActNorm,
     Additive,
     Affine,
+    Angle,
     AlphaLogit,
     Autoregressive,
     Chain,
     Checkerboard,
     CircularSpline,
+    Columns,
     Conditioned,
     Conv1x1,
     Coupling,
@@ -34,6 +36,7 @@ from genmod.bijectors import (
     LULinear,
     MatrixAffine,
     MultiScale,
+    PerCoordinate,
     Permutation,
     Planar,
     Power,
@@ -200,6 +203,11 @@ BIJECTORS: dict[str, Case] = {
         (2,),
         identity=False,
         slow=True,
+    ),
+    "angle": Case(Angle(0.0, 24.0), (2, 3), in_circle, identity=False, far=None),
+    "columns": Case(Columns((ScalarAffine(), Exp(), ScalarAffine(), Sigmoid())), identity=False, far=None),
+    "coupling_per_coordinate": Case(
+        Coupling(PerCoordinate((SPLINE, CircularSpline(4)) * 2), MLP8, MASK), domain=in_circle, far=None
     ),
     "conditioned": Case(Conditioned(Coupling(Affine(), MLP8, MASK, **WITH_CONTEXT))),
     # Combinators.

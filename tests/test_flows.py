@@ -73,7 +73,10 @@ def test_every_builder_is_in_the_registry():
     public = {
         f
         for n, f in vars(flows).items()
-        if not n.startswith("_") and getattr(f, "__module__", "").startswith("genmod.flows.") and callable(f)
+        if not n.startswith("_")
+        and getattr(f, "__module__", "").startswith("genmod.flows.")
+        and not isinstance(f, type)
+        and callable(f)
     }
     of_latents = {flows.interpolate, flows.resample, flows.multi_scale}  # what is done with a flow
     assert public == built_here | of_latents
@@ -528,3 +531,74 @@ def test_a_column_that_is_constant_up_to_rounding_is_constant():
     assert len(np.unique(column)) > 1
     params = bj.Standardize().init(jax.random.key(0), np.stack([column, k], 1))
     assert params["statistics"].tree["log_scale"][0] == 0
+
+
+# --- columns of several kinds -----------------------------------------------------------------------------------------------
+
+MIXED = ("real", "positive", (-1.0, 1.0), flows.Circle(-180.0, 180.0))
+
+
+def of_mixed(num, seed=0):
+    rng = np.random.default_rng(seed)
+    columns = [3 * rng.normal(size=num), np.exp(rng.normal(size=num)), rng.uniform(-0.9, 0.9, num), rng.uniform(-180, 180, num)]
+    return np.stack(columns, 1).astype(np.float32)
+
+
+def moved_from_start(model, x, key):
+    params = model.init(key, x)
+    return jax.tree.map(lambda p, t: p + 0.2 * jax.random.normal(key, p.shape) * t, params, trainable_mask(params))
+
+
+def test_each_column_lies_where_it_belongs(key):
+    x = of_mixed(200)
+    for make in (FLOWS["neural_spline_flow"],):
+        flow = make((4,), support=MIXED)
+        params = moved_from_start(flow, x, key)
+        drawn = flow.sample(params, key, (500,))
+        assert (drawn[:, 1] > 0).all() and (jnp.abs(drawn[:, 2]) < 1).all() and (jnp.abs(drawn[:, 3]) <= 180).all()
+        np.testing.assert_allclose(flow.decode(params, flow.encode(params, x)), x, rtol=2e-3, atol=2e-2)
+        seam = [flow.log_prob(params, np.concatenate([x[:, :3], np.full((200, 1), end, np.float32)], 1)) for end in (-180, 180)]
+        np.testing.assert_allclose(*seam, atol=2e-4)
+        for column, value in ((1, -0.1), (2, 1.1), (3, 190.0)):
+            outside = x.copy()
+            outside[:, column] = value
+            assert (flow.log_prob(params, outside) == -jnp.inf).all()
+    plain = FLOWS["real_nvp"]((3,), support=MIXED[:3])  # without a circle any builder will do
+    assert jnp.isfinite(plain.log_prob(moved_from_start(plain, x[:, :3], key), x[:, :3])).all()
+
+
+@pytest.mark.parametrize("kind", ["torus", "sphere", "cylinder"])
+def test_densities_on_closed_surfaces_have_mass_one(kind, key):
+    """A torus of two angles; a sphere by longitude and sine of latitude; a cylinder."""
+    circle = flows.Circle()
+    support = {"torus": (circle, circle), "sphere": (circle, (-1.0, 1.0)), "cylinder": (circle, "real")}[kind]
+    rng = np.random.default_rng(0)
+    second = rng.uniform(-3, 3, 200) if kind == "torus" else rng.uniform(-0.9, 0.9, 200)
+    x = np.stack([rng.uniform(-3, 3, 200), second], 1).astype(np.float32)
+    flow = FLOWS["neural_spline_flow"]((2,), support=support)
+    params = moved_from_start(flow, x, key)
+    width = {"torus": np.pi, "sphere": 1.0, "cylinder": 12.0}[kind]
+    angles, others = ((np.arange(num) + 0.5) / num * 2 - 1 for num in (200, 800))
+    grid = np.stack(np.meshgrid(np.pi * angles, width * others), -1).reshape(-1, 2).astype(np.float32)
+    density = np.exp(np.asarray(flow.log_prob(params, grid), np.float64))
+    np.testing.assert_allclose(density.mean() * 4 * np.pi * width, 1.0, atol=3e-3)
+    assert density.std() > 0.05 * density.mean()
+
+
+@pytest.mark.parametrize(
+    ("support", "says"),
+    [
+        (("real",), "each of 2 columns"),
+        ("real", "each of 2 columns"),
+        (("real", "angle"), "'real', 'positive', \\(low, high\\) or a Circle, got 'angle'"),
+        (("real", (1.0, 0.0)), "low < high"),
+    ],
+)
+def test_supports_are_checked(support, says):
+    with pytest.raises(ValueError, match=says):
+        flows.real_nvp((2,), support=support)
+
+
+def test_a_circle_wants_a_flow_that_has_some():
+    with pytest.raises(ValueError, match=r"Angle\(.*got values in \(-inf, inf\)"):
+        flows.real_nvp((2,), support=("real", flows.Circle()))

@@ -66,25 +66,34 @@ class Coupling(InfoBijector):
 
     def _init(self, key, x, context):
         kept, moved = self.parts(x[0])
-        inputs = network_input(self._seen(kept), None if context is None else context[0])
-        return nets.init(self._network(moved), key, inputs)
+        inputs = network_input(self._seen(kept, x.shape[-1]), None if context is None else context[0])
+        return nets.init(self._network(moved, x.shape[-1]), key, inputs)
 
     def _move(self, params, event, context, key, inverse, log_det):
         kept, moved = self.parts(event)
-        raw = nets.apply(self._network(moved), params, network_input(self._seen(kept), context))
+        raw = nets.apply(self._network(moved, event.shape[-1]), params, network_input(self._seen(kept, event.shape[-1]), context))
         # Parameter by parameter in memory, so that a transformer's reads of one parameter are contiguous.
-        raw = raw.astype(event.dtype).reshape(*moved.shape[:-1], self.transformer.num_params, moved.shape[-1])
-        direction = self.transformer.inverse if inverse else self.transformer.forward
+        transformer = self._transformers(event.shape[-1])[1]
+        raw = raw.astype(event.dtype).reshape(*moved.shape[:-1], transformer.num_params, moved.shape[-1])
+        direction = transformer.inverse if inverse else transformer.forward
         moved, log_slope = direction(jnp.moveaxis(raw, -2, -1), moved)
         merged, total = self._merge(event, kept, moved, log_slope)
         return merged, total, self.transformer.info(merged, inverse)
 
-    def _seen(self, kept):
-        features = self.transformer.features(kept)
+    def _transformers(self, size):
+        """Those of the unchanged and of the changed entries of the last axis."""
+        if isinstance(self.split, Checkerboard):
+            return self.transformer, self.transformer
+        kept = np.arange(size) < self.split if isinstance(self.split, int) else np.asarray(self.split)
+        return self.transformer.at(np.flatnonzero(kept)), self.transformer.at(np.flatnonzero(~kept))
+
+    def _seen(self, kept, size):
+        features = self._transformers(size)[0].features(kept) if kept.size else kept[..., None]
         return features.reshape(*kept.shape[:-1], -1)
 
-    def _network(self, moved):
-        return nets.ZeroHead(self.conditioner, moved.shape[-1] * self.transformer.num_params)
+    def _network(self, moved, size):
+        transformer = self._transformers(size)[1]
+        return nets.ZeroHead(self.conditioner, moved.shape[-1] * transformer.num_params)
 
     def parts(self, event: Array) -> tuple[Array, Array]:
         """(unchanged, changed) part of one event; the whole event counts as changed where the split is a checkerboard."""

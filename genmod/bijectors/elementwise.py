@@ -19,10 +19,11 @@ from genmod.core.types import REALS, Array, Interval
 
 
 class ScalarMap(InfoBijector, abc.ABC):
-    """A parameter-free x_i = f(z_i) of the open interval `domain` onto `codomain`: f, its inverse, and log |f'| of z."""
+    """A parameter-free x_i = f(z_i) of the interval `domain`, open unless `closed`, onto `codomain`: f, its inverse, log |f'|."""
 
     domain: Interval = REALS
     codomain: Interval = REALS
+    closed: bool = False
     reads_data = False
 
     @abc.abstractmethod
@@ -44,7 +45,7 @@ class ScalarMap(InfoBijector, abc.ABC):
         return other if within(own, interval) else None
 
     def _move(self, params, event, context, key, inverse, log_det):
-        event, outside = _outside(event, self.codomain if inverse else self.domain)
+        event, outside = _outside(event, self.codomain if inverse else self.domain, self.closed)
         if not log_det:
             moved = self._unmap(event) if inverse else self._map(event)
             return (moved if outside is None else jnp.where(outside, jnp.nan, moved)), 0.0, {}
@@ -53,15 +54,15 @@ class ScalarMap(InfoBijector, abc.ABC):
         return z if inverse else self._map(z), total if outside is None else jnp.where(outside, -jnp.inf, total), {}
 
 
-def _outside(value: Array, interval: Interval) -> tuple[Array, Array | None]:
+def _outside(value: Array, interval: Interval, closed: bool) -> tuple[Array, Array | None]:
     """The event, and whether an entry lies outside: then it is a harmless one instead, whose gradient is no NaN."""
     low, high = interval
     if interval == REALS:
         return value, None
     inner = (low + high) / 2 if math.isfinite(low + high) else (low + 1 if math.isfinite(low) else high - 1)
     # An end that rounds to a number inside the interval is such a number.
-    below = value < low if float(np.asarray(low, value.dtype)) > low else value <= low
-    above = value > high if float(np.asarray(high, value.dtype)) < high else value >= high
+    below = value < low if closed or float(np.asarray(low, value.dtype)) > low else value <= low
+    above = value > high if closed or float(np.asarray(high, value.dtype)) < high else value >= high
     outside = (below | above).any()
     return jnp.where(outside, inner, value), outside
 
@@ -175,6 +176,34 @@ class Rescale(ScalarMap):
 
     def _log_slope(self, z):
         return jnp.full_like(z, math.log(abs(self.scale)))
+
+
+@dataclasses.dataclass(frozen=True)
+class Angle(ScalarMap):
+    """From the circle [-pi, pi] to one in other units, [low, high], whose ends are one point: degrees, hours, days of a year."""
+
+    low: float = -math.pi
+    high: float = math.pi
+    domain = (-math.pi, math.pi)
+    closed = True
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not (math.isfinite(self.low) and math.isfinite(self.high) and self.low < self.high):
+            raise ValueError(f"low and high must be finite, low < high, got low={self.low}, high={self.high}")
+
+    @property
+    def codomain(self):
+        return (self.low, self.high)
+
+    def _map(self, z):
+        return self.low + (z + math.pi) * ((self.high - self.low) / (2 * math.pi))
+
+    def _unmap(self, x):
+        return jnp.clip((x - self.low) * (2 * math.pi / (self.high - self.low)) - math.pi, -math.pi, math.pi)
+
+    def _log_slope(self, z):
+        return jnp.full_like(z, math.log((self.high - self.low) / (2 * math.pi)))
 
 
 @dataclasses.dataclass(frozen=True)

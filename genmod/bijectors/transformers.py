@@ -7,6 +7,7 @@ shape S. The ZERO vector of raw parameters is the identity, so a layer whose net
 
 import abc
 import dataclasses
+from typing import Any
 
 import jax.numpy as jnp
 
@@ -42,6 +43,10 @@ class Transformer(Description, abc.ABC):
     @abc.abstractmethod
     def inverse(self, raw: Array, x: Array) -> tuple[Array, Array]:
         """(z, log |dz/dx|), elementwise."""
+
+    def at(self, indices: Any) -> "Transformer":
+        """That of some coordinates of a vector, for one that treats them differently."""
+        return self
 
     def info(self, moved: Array, inverse: bool) -> Info:
         """Whether a root was not found among the `moved` coordinates of one event; nothing where none is looked for."""

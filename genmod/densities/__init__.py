@@ -14,4 +14,5 @@ from genmod.densities.mixture_heads import (
     DiscretizedLogisticHead as DiscretizedLogisticHead,
     NormalMixtureHead as NormalMixtureHead,
 )
+from genmod.densities.product import Product as Product
 from genmod.densities.standard import Laplace as Laplace, Normal as Normal, StudentT as StudentT, Uniform as Uniform

@@ -3,6 +3,7 @@
 from genmod.flows.continuous import diffusion as diffusion, ffjord as ffjord, flow_matching as flow_matching
 from genmod.flows.image import dequantizer as dequantizer, glow as glow, real_nvp_image as real_nvp_image
 from genmod.flows.latents import interpolate as interpolate, multi_scale as multi_scale, resample as resample
+from genmod.flows.support import Circle as Circle
 from genmod.flows.vector import (
     affine as affine,
     autoregressive_spline_flow as autoregressive_spline_flow,

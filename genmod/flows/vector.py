@@ -8,12 +8,14 @@ Common arguments:
   num_units, num_sigmoid_layers: of the `DeepSigmoidal` transformers. num_units, basis: of the `Sylvester` layers.
   context_shape: of a conditional flow.
   base: a `gm.Distribution`, or one of Distrax; None: standard normal.
+  support: where each column lies, of a flow of columns that are not all real: "real", "positive", (low, high), or a
+    `flows.Circle(low, high)`; None: all real.
   standardize: whether fixed layers inside the model standardise the data and the contexts; densities are those of the user's
     data.
   seed: of the random permutations.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import jax
@@ -23,32 +25,25 @@ from genmod.bijectors import (
     ActNorm,
     Additive,
     Affine,
-    Autoregressive,
     Chain,
-    Conditioned,
+    CircularSpline,
     Coupling,
     DeepSigmoidal,
     DiagonalAffine,
     Invert,
     LULinear,
-    Permutation,
+    PerCoordinate,
     Planar,
     Radial,
     RationalQuadraticSpline,
-    Repeat,
-    Standardize,
     Sylvester,
-    Transformer,
     Whiten,
     random_order,
 )
-from genmod.bijectors.base import Bijector
-from genmod.core.checks import check_count, check_shape
-from genmod.core.types import Array, Shape
-from genmod.densities import as_distribution
+from genmod.core.types import Shape
+from genmod.flows.layers import Activation, autoregressive, check_vector, coupling, masks, stacked
+from genmod.flows.support import Circle, Support, base_of, check_support
 from genmod.models.flow import Flow
-
-Activation = Callable[[Array], Array]
 
 # Layers in line per iteration of the scan, where a layer compiles fast: 15 % off a training step, a third off sampling
 # (RealNVP, D = 64), for a second more of compilation.
@@ -58,7 +53,7 @@ _CHEAP = 8
 def affine(event_shape: Shape, num_layers: int = 1, *, base: Any = None, standardize: bool = True) -> Flow:
     """z = W (x - b), W triangular, started at the whitening of the data: with the normal base a full Gaussian of maximum
     likelihood from the first step, the model that every other has to beat."""
-    return _flow(Whiten(), event_shape, num_layers, base, standardize)
+    return stacked(Whiten(), event_shape, num_layers, base, standardize)
 
 
 def nice(
@@ -70,12 +65,15 @@ def nice(
     context_shape: Shape | None = None,
     base: Any = None,
     standardize: bool = True,
+    support: Sequence[Support] | None = None,
     seed: int = 0,
     dtype: Any = None,
 ) -> Flow:
     """NICE: additive couplings and one diagonal scaling (Dinh et al. 2014, arXiv:1410.8516)."""
-    layer = _coupling(Additive(), event_shape, hidden_sizes, activation, context_shape, dtype)
-    return _flow(layer, event_shape, num_layers, base, standardize, seed, last=(DiagonalAffine(),), unroll=_CHEAP)
+    layer = coupling(Additive(), event_shape, hidden_sizes, activation, context_shape, dtype)
+    return stacked(
+        layer, event_shape, num_layers, base, standardize, seed, last=(DiagonalAffine(),), unroll=_CHEAP, support=support
+    )
 
 
 def real_nvp(
@@ -87,12 +85,13 @@ def real_nvp(
     context_shape: Shape | None = None,
     base: Any = None,
     standardize: bool = True,
+    support: Sequence[Support] | None = None,
     seed: int = 0,
     dtype: Any = None,
 ) -> Flow:
     """RealNVP: affine couplings with permutations between them (Dinh et al. 2016, arXiv:1605.08803)."""
-    layer = _coupling(Affine(), event_shape, hidden_sizes, activation, context_shape, dtype)
-    return _flow(layer, event_shape, num_layers, base, standardize, seed, unroll=_CHEAP)
+    layer = coupling(Affine(), event_shape, hidden_sizes, activation, context_shape, dtype)
+    return stacked(layer, event_shape, num_layers, base, standardize, seed, unroll=_CHEAP, support=support)
 
 
 def glow_1d(
@@ -104,13 +103,14 @@ def glow_1d(
     context_shape: Shape | None = None,
     base: Any = None,
     standardize: bool = True,
+    support: Sequence[Support] | None = None,
     seed: int = 0,
     dtype: Any = None,
 ) -> Flow:
     """Glow's step on vectors: actnorm, LU linear, affine coupling (Kingma & Dhariwal 2018, arXiv:1807.03039)."""
-    coupling = _coupling(Affine(), event_shape, hidden_sizes, activation, context_shape, dtype)
-    layer = Chain((coupling, Invert(LULinear(random_order(_dim(event_shape), seed))), ActNorm()))
-    return _flow(layer, event_shape, num_layers, base, standardize)
+    step = coupling(Affine(), event_shape, hidden_sizes, activation, context_shape, dtype)
+    layer = Chain((step, Invert(LULinear(random_order(check_vector(event_shape), seed))), ActNorm()))
+    return stacked(layer, event_shape, num_layers, base, standardize, support=support)
 
 
 def neural_spline_flow(
@@ -124,13 +124,27 @@ def neural_spline_flow(
     context_shape: Shape | None = None,
     base: Any = None,
     standardize: bool = True,
+    support: Sequence[Support] | None = None,
     seed: int = 0,
     dtype: Any = None,
 ) -> Flow:
-    """NSF: rational-quadratic spline couplings on [-bound, bound] (Durkan et al. 2019, arXiv:1906.04032)."""
+    """NSF: rational-quadratic spline couplings on [-bound, bound] (Durkan et al. 2019, arXiv:1906.04032).
+
+    Columns that `support` puts on a `Circle` have circular splines and a uniform base (Rezende et al. 2020, arXiv:2002.02428);
+    a base of one's own must live there too.
+    """
     spline = RationalQuadraticSpline(num_bins, bound)
-    layer = _coupling(spline, event_shape, hidden_sizes, activation, context_shape, dtype)
-    return _flow(layer, event_shape, num_layers, base, standardize, seed)
+    if support is not None and any(isinstance(kind, Circle) for kind in support):
+        support = check_support(support, check_vector(event_shape))
+        circular = CircularSpline(num_bins)
+        transformer = PerCoordinate(tuple(circular if isinstance(kind, Circle) else spline for kind in support))
+        network = nets.MLP(hidden_sizes, activation, dtype=dtype)
+        # Coordinates of several kinds cannot be permuted: pairs of complementary masks take the place of permutations.
+        layers = Chain(tuple(Coupling(transformer, network, mask, context_shape) for mask in masks(len(support), seed)))
+        base = base_of(support) if base is None else base
+        return stacked(layers, event_shape, -(-num_layers // len(layers.bijectors)), base, standardize, support=support)
+    layer = coupling(spline, event_shape, hidden_sizes, activation, context_shape, dtype)
+    return stacked(layer, event_shape, num_layers, base, standardize, seed, support=support)
 
 
 def masked_autoregressive_flow(
@@ -142,12 +156,13 @@ def masked_autoregressive_flow(
     context_shape: Shape | None = None,
     base: Any = None,
     standardize: bool = True,
+    support: Sequence[Support] | None = None,
     seed: int = 0,
     dtype: Any = None,
 ) -> Flow:
     """MAF: log_prob in one pass, samples at about one pass of each network too (Papamakarios et al. 2017, arXiv:1705.07057)."""
-    layer = Invert(_autoregressive(Affine(), hidden_sizes, activation, context_shape, dtype))
-    return _flow(layer, event_shape, num_layers, base, standardize, seed)
+    layer = Invert(autoregressive(Affine(), hidden_sizes, activation, context_shape, dtype))
+    return stacked(layer, event_shape, num_layers, base, standardize, seed, support=support)
 
 
 def inverse_autoregressive_flow(
@@ -159,12 +174,13 @@ def inverse_autoregressive_flow(
     context_shape: Shape | None = None,
     base: Any = None,
     standardize: bool = True,
+    support: Sequence[Support] | None = None,
     seed: int = 0,
     dtype: Any = None,
 ) -> Flow:
     """IAF: samples in one pass, log_prob of given data coordinate by coordinate (Kingma et al. 2016, arXiv:1606.04934)."""
-    layer = _autoregressive(Affine(), hidden_sizes, activation, context_shape, dtype)
-    return _flow(layer, event_shape, num_layers, base, standardize, seed)
+    layer = autoregressive(Affine(), hidden_sizes, activation, context_shape, dtype)
+    return stacked(layer, event_shape, num_layers, base, standardize, seed, support=support)
 
 
 def autoregressive_spline_flow(
@@ -178,13 +194,14 @@ def autoregressive_spline_flow(
     context_shape: Shape | None = None,
     base: Any = None,
     standardize: bool = True,
+    support: Sequence[Support] | None = None,
     seed: int = 0,
     dtype: Any = None,
 ) -> Flow:
     """NSF-AR: MAF with rational-quadratic splines (Durkan et al. 2019, arXiv:1906.04032, sec. 3.2)."""
     spline = RationalQuadraticSpline(num_bins, bound)
-    layer = Invert(_autoregressive(spline, hidden_sizes, activation, context_shape, dtype))
-    return _flow(layer, event_shape, num_layers, base, standardize, seed)
+    layer = Invert(autoregressive(spline, hidden_sizes, activation, context_shape, dtype))
+    return stacked(layer, event_shape, num_layers, base, standardize, seed, support=support)
 
 
 def neural_autoregressive_flow(
@@ -198,13 +215,14 @@ def neural_autoregressive_flow(
     context_shape: Shape | None = None,
     base: Any = None,
     standardize: bool = True,
+    support: Sequence[Support] | None = None,
     seed: int = 0,
     dtype: Any = None,
 ) -> Flow:
     """NAF: MAF with deep sigmoidal transformers; samples through a numerical root (Huang et al. 2018, arXiv:1804.00779)."""
     transformer = DeepSigmoidal(num_units, num_sigmoid_layers)
-    layer = Invert(_autoregressive(transformer, hidden_sizes, activation, context_shape, dtype))
-    return _flow(layer, event_shape, num_layers, base, standardize, seed)
+    layer = Invert(autoregressive(transformer, hidden_sizes, activation, context_shape, dtype))
+    return stacked(layer, event_shape, num_layers, base, standardize, seed, support=support)
 
 
 def planar_flow(
@@ -216,7 +234,7 @@ def planar_flow(
     standardize: bool = True,
 ) -> Flow:
     """Planar layers, inverted so that log_prob is closed-form (Rezende & Mohamed 2015, arXiv:1505.05770, eq. 10)."""
-    return _flow(Invert(Planar(context_shape)), event_shape, num_layers, base, standardize)
+    return stacked(Invert(Planar(context_shape)), event_shape, num_layers, base, standardize)
 
 
 def radial_flow(
@@ -228,7 +246,7 @@ def radial_flow(
     standardize: bool = True,
 ) -> Flow:
     """Radial layers (Rezende & Mohamed 2015, arXiv:1505.05770, eq. 14)."""
-    return _flow(Invert(Radial(context_shape)), event_shape, num_layers, base, standardize)
+    return stacked(Invert(Radial(context_shape)), event_shape, num_layers, base, standardize)
 
 
 def sylvester_flow(
@@ -246,55 +264,4 @@ def sylvester_flow(
     layer = Invert(Sylvester(num_units, basis, context_shape))
     # A triangular basis treats the coordinates in a fixed order, so that one needs permutations between the layers.
     permute = seed if basis == "triangular" else None
-    return _flow(layer, event_shape, num_layers, base, standardize, permute)
-
-
-def _flow(
-    layer: Bijector,
-    event_shape: Shape,
-    num_layers: int,
-    base: Any,
-    standardize: bool,
-    seed: int | None = None,
-    last: tuple[Bijector, ...] = (),
-    unroll: int = 1,
-) -> Flow:
-    """`num_layers` of `layer`, permutations between them if `seed` is given, standardisation at the end."""
-    dim = _dim(event_shape)
-    check_count(num_layers=num_layers)
-    if seed is not None and dim > 1:
-        layer = Chain((layer, Permutation(random_order(dim, seed))))
-    layers = Repeat(layer, num_layers, min(unroll, num_layers))
-    if standardize and layers.context_shape is not None:
-        layers = Conditioned(layers)
-    return Flow(Chain((layers, *last, *((Standardize(),) if standardize else ()))), as_distribution(base, (dim,)))
-
-
-def _coupling(
-    transformer: Transformer,
-    event_shape: Shape,
-    hidden_sizes: Sequence[int],
-    activation: Activation,
-    context_shape: Shape | None,
-    dtype: Any,
-) -> Coupling:
-    network = nets.MLP(hidden_sizes, activation, dtype=dtype)
-    return Coupling(transformer, network, _dim(event_shape) // 2, context_shape)
-
-
-def _autoregressive(
-    transformer: Transformer,
-    hidden_sizes: Sequence[int],
-    activation: Activation,
-    context_shape: Shape | None,
-    dtype: Any,
-) -> Autoregressive:
-    network = nets.MADE(hidden_sizes, activation, dtype=dtype)
-    return Autoregressive(transformer, network, context_shape=context_shape)
-
-
-def _dim(event_shape: Shape) -> int:
-    shape = check_shape("event_shape", event_shape, least=1)
-    if len(shape) != 1:
-        raise ValueError(f"event_shape must be (D,), that of vectors, got {event_shape!r}")
-    return shape[0]
+    return stacked(layer, event_shape, num_layers, base, standardize, permute)
