@@ -28,6 +28,7 @@ from genmod.evaluation import evaluate as evaluate
 from genmod.models import Model as Model
 from genmod.testing import (
     check_bijection as check_bijection,
+    check_density as check_density,
     check_likelihood as check_likelihood,
     check_sampler as check_sampler,
     check_score as check_score,

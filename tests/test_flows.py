@@ -602,3 +602,16 @@ def test_supports_are_checked(support, says):
 def test_a_circle_wants_a_flow_that_has_some():
     with pytest.raises(ValueError, match=r"Angle\(.*got values in \(-inf, inf\)"):
         flows.real_nvp((2,), support=("real", flows.Circle()))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["real_nvp", "masked_autoregressive_flow"])
+def test_far_points_come_back(name, key):
+    """Points of [-10, 10]^64, after 100 steps on 64 dependent coordinates, in float32."""
+    rng = np.random.default_rng(0)
+    z = rng.normal(size=(20_000, 32))
+    x = np.concatenate([z, np.sin(2 * z) + 0.1 * rng.normal(size=z.shape)], 1).astype(np.float32)
+    flow = getattr(flows, name)((64,))
+    fit = gm.fit(flow, x, key=key, num_steps=100, batch_size=1_024, progress=False)
+    far = rng.uniform(-10, 10, (1_000, 64)).astype(np.float32)
+    assert jnp.abs(flow.decode(fit.params, flow.encode(fit.params, far)) - far).max() < 1e-2

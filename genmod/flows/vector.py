@@ -24,7 +24,6 @@ from genmod import nets
 from genmod.bijectors import (
     ActNorm,
     Additive,
-    Affine,
     Chain,
     CircularSpline,
     Coupling,
@@ -41,7 +40,7 @@ from genmod.bijectors import (
     random_order,
 )
 from genmod.core.types import Shape
-from genmod.flows.layers import Activation, autoregressive, check_vector, coupling, masks, stacked
+from genmod.flows.layers import Activation, affine_in, autoregressive, check_vector, coupling, masks, stacked
 from genmod.flows.support import Circle, Support, base_of, check_support
 from genmod.models.flow import Flow
 
@@ -90,7 +89,7 @@ def real_nvp(
     dtype: Any = None,
 ) -> Flow:
     """RealNVP: affine couplings with permutations between them (Dinh et al. 2016, arXiv:1605.08803)."""
-    layer = coupling(Affine(), event_shape, hidden_sizes, activation, context_shape, dtype)
+    layer = coupling(affine_in(event_shape), event_shape, hidden_sizes, activation, context_shape, dtype)
     return stacked(layer, event_shape, num_layers, base, standardize, seed, unroll=_CHEAP, support=support)
 
 
@@ -108,7 +107,7 @@ def glow_1d(
     dtype: Any = None,
 ) -> Flow:
     """Glow's step on vectors: actnorm, LU linear, affine coupling (Kingma & Dhariwal 2018, arXiv:1807.03039)."""
-    step = coupling(Affine(), event_shape, hidden_sizes, activation, context_shape, dtype)
+    step = coupling(affine_in(event_shape), event_shape, hidden_sizes, activation, context_shape, dtype)
     layer = Chain((step, Invert(LULinear(random_order(check_vector(event_shape), seed))), ActNorm()))
     return stacked(layer, event_shape, num_layers, base, standardize, support=support)
 
@@ -161,7 +160,7 @@ def masked_autoregressive_flow(
     dtype: Any = None,
 ) -> Flow:
     """MAF: log_prob in one pass, samples at about one pass of each network too (Papamakarios et al. 2017, arXiv:1705.07057)."""
-    layer = Invert(autoregressive(Affine(), hidden_sizes, activation, context_shape, dtype))
+    layer = Invert(autoregressive(affine_in(event_shape), hidden_sizes, activation, context_shape, dtype))
     return stacked(layer, event_shape, num_layers, base, standardize, seed, support=support)
 
 
@@ -179,7 +178,7 @@ def inverse_autoregressive_flow(
     dtype: Any = None,
 ) -> Flow:
     """IAF: samples in one pass, log_prob of given data coordinate by coordinate (Kingma et al. 2016, arXiv:1606.04934)."""
-    layer = autoregressive(Affine(), hidden_sizes, activation, context_shape, dtype)
+    layer = autoregressive(affine_in(event_shape), hidden_sizes, activation, context_shape, dtype)
     return stacked(layer, event_shape, num_layers, base, standardize, seed, support=support)
 
 

@@ -16,21 +16,10 @@ from genmod.bijectors.distrax import as_bijector
 from genmod.core.distribution import Likelihood
 from genmod.core.params import cast, trainable_mask
 from genmod.core.types import Array, Key, Params
+from genmod.testing.reports import Row, rows_text
 
 # Rounding errors add up over the operations of a layer; a wrong sign or a forgotten term is larger by far.
 _SLACK = 200.0
-
-
-class Row(NamedTuple):
-    """One check: its largest error over the points, and the largest allowed."""
-
-    name: str
-    error: float
-    allowed: float
-
-    @property
-    def passed(self) -> bool:
-        return self.error <= self.allowed  # False for NaN
 
 
 class BijectionReport(NamedTuple):
@@ -45,11 +34,7 @@ class BijectionReport(NamedTuple):
         return all(row.passed for row in self.rows)
 
     def __str__(self) -> str:
-        lines = [f"{self.bijector}: {'all checks passed' if self.passed else 'FAILED'}"]
-        for row in self.rows:
-            verdict = "ok  " if row.passed else "FAIL"
-            lines.append(f"  {verdict} {row.name:<44} error {row.error:9.2e}   allowed {row.allowed:9.2e}")
-        return "\n".join(lines)
+        return rows_text(self.bijector, self.rows)
 
 
 def check_bijection(

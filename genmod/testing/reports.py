@@ -1,10 +1,46 @@
-"""What the checks of diffusions found: NamedTuples of numbers; print one to read it."""
+"""What the checks found: NamedTuples of numbers; print one to read it."""
 
 import itertools
 import math
 from typing import NamedTuple
 
 import numpy as np
+
+
+class Row(NamedTuple):
+    """One check: its largest error over the points, and the largest allowed."""
+
+    name: str
+    error: float
+    allowed: float
+
+    @property
+    def passed(self) -> bool:
+        return self.error <= self.allowed  # False for NaN
+
+
+class DensityReport(NamedTuple):
+    """What `check_density` found; print it."""
+
+    distribution: str
+    rows: tuple[Row, ...]
+
+    @property
+    def passed(self) -> bool:
+        """True if every check passed."""
+        return all(row.passed for row in self.rows)
+
+    def __str__(self) -> str:
+        return rows_text(self.distribution, self.rows)
+
+
+def rows_text(subject: str, rows: tuple[Row, ...]) -> str:
+    """A line for each check, below one for all."""
+    lines = [f"{subject}: {'all checks passed' if all(row.passed for row in rows) else 'FAILED'}"]
+    for row in rows:
+        verdict = "ok  " if row.passed else "FAIL"
+        lines.append(f"  {verdict} {row.name:<44} error {row.error:9.2e}   allowed {row.allowed:9.2e}")
+    return "\n".join(lines)
 
 
 class SamplerReport(NamedTuple):
