@@ -65,8 +65,8 @@ def masks(dim: int, seed: int) -> list[tuple[bool, ...]]:
 def affine_in(event_shape: Shape) -> Affine:
     """The affine transformer, its log-scales bounded by 3, in 16 dimensions or more by 2.
 
-    Scales multiply over the layers. At D = 64 a RealNVP of 600 steps brings points of [-10, 10]^64 back to 0.02, where a bound of 3
-    loses them (1e3), at an NLL of 79.82 beside 79.96; a MAF to 0.1 (1e4) at 81.22 beside 81.23. In the plane a bound of 2 costs:
+    Scales multiply over the layers. At D = 64 a RealNVP of 600 steps brings points of [-10, 10]^64 back to 0.02; a bound of 3
+    loses them (1e3) at an NLL of 79.82 beside 79.96; a MAF to 0.1 (1e4) at 81.22 beside 81.23. In the plane a bound of 2 costs:
     on two moons a gap of 0.08 nats for 0.03.
     """
     return Affine(2.0) if check_vector(event_shape) >= 16 else Affine()
