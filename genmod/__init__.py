@@ -39,6 +39,7 @@ from genmod.training import (
     GradientStep as GradientStep,
     Step as Step,
     fit as fit,
+    fit_ensemble as fit_ensemble,
     load as load,
     save as save,
     train as train,

@@ -207,7 +207,7 @@ BIJECTORS: dict[str, Case] = {
     "angle": Case(Angle(0.0, 24.0), (2, 3), in_circle, identity=False, far=None),
     "columns": Case(Columns((ScalarAffine(), Exp(), ScalarAffine(), Sigmoid())), identity=False, far=None),
     "coupling_per_coordinate": Case(
-        Coupling(PerCoordinate((SPLINE, CircularSpline(4)) * 2), MLP8, MASK), domain=in_circle, far=None
+        Coupling(PerCoordinate((SPLINE, CircularSpline(4)) * 2), MLP8, MASK), domain=in_circle, far=None, slow=True
     ),
     "conditioned": Case(Conditioned(Coupling(Affine(), MLP8, MASK, **WITH_CONTEXT))),
     # Combinators.

@@ -23,6 +23,7 @@ def arguments(out, *more):
     return ["dynamics", "--cells", "tiny", "--rounds", "1", "--scale", "0.2", "--out", str(out), *more]
 
 
+@pytest.mark.slow
 def test_a_tiny_cell_end_to_end(tmp_path, monkeypatch, capsys):
     asked = arguments(tmp_path / "run", "--libraries", "genmod", "plainjax")
     metrics = runner.main(asked)

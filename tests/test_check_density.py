@@ -31,7 +31,7 @@ class Broken(gm.Distribution):
         return self.scale * Normal((2,)).sample_one({}, key)
 
 
-@pytest.mark.parametrize("law", [Normal((1,)), Normal((2,)), Laplace((1,)), Uniform((2,), -1.0, 2.0), Broken()], ids=str)
+@pytest.mark.parametrize("law", [Laplace((1,)), Normal((2,)), Uniform((2,), -1.0, 2.0)], ids=str)
 def test_right_densities_pass(law):
     report = gm.check_density(law, {})
     assert report.passed, f"\n{report}"
@@ -47,6 +47,7 @@ def test_wrong_densities_are_seen(law, failed):
     assert "FAIL" in str(report)
 
 
+@pytest.mark.slow
 def test_a_toy_and_a_conditional_flow_pass(key):
     report = gm.check_density(gm.data.two_moons(key, 10).density, {})
     assert report.passed, f"\n{report}"
@@ -57,6 +58,7 @@ def test_a_toy_and_a_conditional_flow_pass(key):
     assert report.passed, f"\n{report}"
 
 
+@pytest.mark.slow
 def test_seams_are_looked_at(key):
     circle = gm.flows.Circle()
     flow = gm.flows.neural_spline_flow((2,), 2, num_bins=4, hidden_sizes=(8,), support=(circle, circle))

@@ -1,10 +1,13 @@
 """Closed-form denoisers against Tweedie's formula by autodiff, and what is made of denoisers against exact posteriors."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import genmod as gm
 from genmod import denoising
 from genmod.denoising import denoisers
 
@@ -165,3 +168,36 @@ def test_posterior_keeps_the_dtype_of_the_event(dtype):
 def test_bad_arguments(make, match):
     with pytest.raises(ValueError, match=match):
         make()
+
+
+def test_clipped_denoisers():
+    def far(x, t):
+        return 10.0 * x
+
+    x, t = jnp.array([-3.0, 0.05, 0.2]), jnp.asarray(0.5)
+    np.testing.assert_allclose(denoisers.clipped(far, -1.0, 1.0)(x, t), [-1.0, 0.5, 1.0])
+    np.testing.assert_allclose(denoisers.dynamically_clipped(far, quantile=1.0)(x, t), [-1.0, 0.5 / 30, 2.0 / 30], rtol=1e-6)
+    within = denoisers.dynamically_clipped(far)(0.01 * x, t)
+    np.testing.assert_allclose(within, 0.1 * x, rtol=1e-6)  # at least the limit: nothing changes
+    for call, match in (
+        (lambda: denoisers.clipped(far, 1.0, 1.0), "low < high"),
+        (lambda: denoisers.dynamically_clipped(far, quantile=0.0), "quantile must be in"),
+        (lambda: denoisers.dynamically_clipped(far, limit=0.0), "limit must be > 0"),
+    ):
+        with pytest.raises(ValueError, match=match):
+            call()
+
+
+def test_a_clipped_model_survives_the_end_without_signal(key):
+    """eps off by a little, where alpha is 5e-5: alone it throws the draws out of all bounds."""
+    model = gm.flows.diffusion(
+        (2,),
+        schedule=denoising.Cosine(),
+        hidden_sizes=(8,),
+        scaling=None,
+        sampler=denoising.Steps(denoising.DDIM(), denoising.UniformGrid(50)),
+    )
+    params = model.init(key, jnp.zeros((1, 2)))
+    params = jax.tree.map(lambda p: p + 0.3 * jax.random.normal(key, p.shape), params)
+    plain, kept = (dataclasses.replace(model, clip=clip).sample(params, key, (200,)) for clip in (None, (-1.0, 1.0)))
+    assert jnp.abs(plain).max() > 10 and jnp.abs(kept).max() <= 1

@@ -159,6 +159,7 @@ def test_likelihood_and_its_names(key):
 # --- q(u | x) ---------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_dequantizer_is_a_density_given_the_image(key):
     model, params, _ = trained()
     q, own = model.dequantizer, params["dequantizer"]

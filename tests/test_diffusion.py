@@ -146,6 +146,7 @@ def test_samples_start_from_the_prior_of_the_schedule(key):
     assert model.flow.base == Normal((2,), 20.0)
 
 
+@pytest.mark.slow
 def test_bound_of_a_gaussian_is_below_its_log_likelihood_by_what_is_known(x64):
     """A chain of T steps is linear and Gaussian: its log p is in closed form, above the bound, and the bound rises with T."""
     schedule = denoising.VariancePreserving(times=(1e-3, 1.0))
@@ -335,6 +336,7 @@ def test_edm_times_are_log_normal(x64):
     assert abs(logs.mean() + 1.2) < NUM_SEM * 1.2 / np.sqrt(20_000) and (weight == 1).all()
 
 
+@pytest.mark.slow
 def test_fit_learns_the_score_of_a_mixture(key):
     """The KL that the errors of the score allow (`check_score`) falls far below that of the start; samples and density agree."""
     schedule = SCHEDULES["variance_preserving"]

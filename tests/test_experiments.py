@@ -105,6 +105,7 @@ def start_and_kill(arguments, after_step):
     return out
 
 
+@pytest.mark.slow
 def test_killed_and_started_again_gives_the_same_metrics(tmp_path):
     # Many steps, so that the kill falls in the middle; checkpoints are written every 1,000.
     job = ["--model", "affine", "--num-train", 2_000, "--num-test", 1_000, "--num-steps", 20_000, "--batch-size", 64]

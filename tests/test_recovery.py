@@ -174,7 +174,7 @@ gm.fit(model, data, key=jax.random.key(0), num_steps=1_000, validate_every=5, pr
 """
 
 
-@pytest.mark.parametrize("saved", [True, False])
+@pytest.mark.parametrize("saved", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_an_interrupted_run_says_where_it_is(saved, tmp_path):
     where = [str(tmp_path / "a")] if saved else []
     done = subprocess.run([sys.executable, "-c", INTERRUPTED, *where], capture_output=True, text=True, check=False)
@@ -204,3 +204,37 @@ def test_whole_numbers_are_noticed(column, says, key):
         warnings.simplefilter("always")
         run(key, data=table, num_steps=1)
     assert [str(w.message).startswith(says) for w in caught] == ([] if says is None else [True])
+
+
+# --- ensembles, frozen parts --------------------------------------------------------------------------------------------------
+
+
+def test_an_ensemble_is_its_members(key, tmp_path):
+    model = gm.flows.real_nvp((2,), 2, hidden_sizes=(8,))
+    options = {"num_steps": 20, "validation": DATA, "validate_every": 5, "progress": False}
+    together = gm.fit_ensemble(
+        model, DATA, key=key, num_members=3, checkpoint=tmp_path / "a", log=tmp_path / "l.jsonl", **options
+    )
+    assert together.history["loss"].shape == (3, 4) and together.step == 20
+    assert sorted(p.name for p in (tmp_path / "a").iterdir()) == ["member_0", "member_1", "member_2"]
+    for i, own in enumerate(jax.random.split(key, 3)):
+        alone = gm.fit(model, DATA, key=own, **options)
+        same(jax.tree.map(lambda leaf, i=i: leaf[i], together.params), alone.params)
+    scored = jax.vmap(model.log_prob, (0, None))(together.params, DATA[:5])
+    assert scored.shape == (3, 5) and jnp.abs(scored[0] - scored[1]).max() > 1e-3
+    with pytest.raises(ValueError, match="params=... would make all members start alike"):
+        gm.fit_ensemble(model, DATA, key=key, num_members=2, params=alone.params)
+
+
+def test_parts_are_frozen_by_optax(key):
+    """What a mask names stays; the mask is a function of the parameters that are trained."""
+    model = gm.models.Flow(bj.Chain((bj.DiagonalAffine(), bj.DiagonalAffine())), gm.densities.Normal((2,)))
+
+    def first(params):
+        return jax.tree_util.tree_map_with_path(lambda path, _: path[1].idx == 0, params)
+
+    frozen = optax.chain(optax.adam(1e-2), optax.masked(optax.set_to_zero(), first))
+    start = model.init(key, DATA)
+    fit = run(key, model=model, params=start, optimizer=frozen)
+    same(fit.params["bijector"][0], start["bijector"][0])
+    assert jnp.abs(fit.params["bijector"][1]["shift"] - start["bijector"][1]["shift"]).max() > 1e-3

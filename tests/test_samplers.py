@@ -276,7 +276,7 @@ def test_the_flow_and_its_gradients_reach_an_end_without_noise():
         assert jnp.isfinite(jax.jit(jax.jacrev(lambda x, s=sampler: s(KEY, denoiser, schedule, x)))(jnp.ones(2))).all()
 
 
-@pytest.mark.parametrize("denoise", [False, True])
+@pytest.mark.parametrize("denoise", [pytest.param(False, marks=pytest.mark.slow), True])
 @pytest.mark.parametrize("name", STEPPERS)
 def test_where_no_noise_is_left_nothing_is_done(name, denoise):
     """A network sees the log-SNR, which has no value there: the denoiser must not be asked."""

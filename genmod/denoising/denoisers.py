@@ -123,6 +123,37 @@ def guided(conditional: Denoiser, unconditional: Denoiser, weight: float) -> Den
     return denoiser
 
 
+def clipped(denoiser: Denoiser, low: ArrayLike, high: ArrayLike) -> Denoiser:
+    """D cut to [low, high], the range of the data (Ho et al. 2020, arXiv:2006.11239, whose samplers do it for images).
+
+    Where there is all but no signal a network that predicts eps divides its error by alpha; cut, the error stays bounded. Raises
+    ValueError unless low < high.
+    """
+    check_function(denoiser=denoiser)
+    if not (np.asarray(low) < np.asarray(high)).all():
+        raise ValueError(f"clipping wants low < high, got {low} and {high}")
+    return lambda x, t: jnp.clip(denoiser(x, t), low, high)
+
+
+def dynamically_clipped(denoiser: Denoiser, quantile: float = 0.995, limit: float = 1.0) -> Denoiser:
+    """D cut to [-s, s] and divided by s / limit, s the quantile of |D| over the event, at least `limit`.
+
+    Dynamic thresholding (Saharia et al. 2022, arXiv:2205.11487, sec. 2.3), for data in [-limit, limit] under strong guidance.
+    Raises ValueError for a quantile outside (0, 1], and for a limit that is not positive.
+    """
+    check_function(denoiser=denoiser)
+    check_positive(limit=limit)
+    if not 0 < quantile <= 1:
+        raise ValueError(f"quantile must be in (0, 1], got {quantile}")
+
+    def cut(x, t):
+        data = denoiser(x, t)
+        size = jnp.maximum(jnp.quantile(jnp.abs(data), quantile), limit)
+        return jnp.clip(data, -size, size) * (limit / size)
+
+    return cut
+
+
 def posterior(
     denoiser: Denoiser,
     schedule: Schedule,

@@ -18,7 +18,7 @@ from genmod.bijectors import CNF, Chain, Conditioned, ProbabilityFlow, Repeat, S
 from genmod.bijectors.base import Bijector
 from genmod.bijectors.continuous import JACOBIAN_NORM, KINETIC_ENERGY
 from genmod.core.checks import check_count, check_shape
-from genmod.core.types import Array, Shape
+from genmod.core.types import Array, Interval, Shape
 from genmod.denoising import Sampler, Steps
 from genmod.denoising.levels import SimpleWeighting, TimeSampler, UniformTimes, Weighting
 from genmod.denoising.predictors import Learned
@@ -116,6 +116,7 @@ def diffusion(
     times: TimeSampler = UniformTimes(),
     sampler: Sampler = Steps(),
     bound: Bound | None = None,
+    clip: Interval | None = None,
     divergence: DivergenceEstimator = Exact(),
     integrator: Integrator = Adaptive(),
     context_dropout: float = 0.0,
@@ -130,8 +131,8 @@ def diffusion(
     event_shape; network: a Linen module (x, c) or (x, c, context) -> array of the shape of x, c a scalar noise level
     (`nets.UNet` for images; None: `nets.VelocityMLP` of `hidden_sizes`). scaling: a layer between the diffusion and the data,
     held as it was initialised, so that densities are those of the user's data; with `Standardize()` a `data_scale` of 1 is
-    right, for images take `Rescale(0.5, 0.5)`, from [-1, 1] to [0, 1]. `context_dropout` > 0 trains for classifier-free
-    `guidance`. hidden_sizes, activation, dtype: of the network, unless you give your own.
+    right, for images take `Rescale(0.5, 0.5)`, from [-1, 1] to [0, 1], and `clip=(-1.0, 1.0)`. `context_dropout` > 0 trains for
+    classifier-free `guidance`. hidden_sizes, activation, dtype: of the network, unless you give your own.
     """
     network = network or nets.VelocityMLP(hidden_sizes, activation, num_frequencies=4, dtype=dtype)
     if context_dropout or guidance != 1.0:
@@ -142,4 +143,4 @@ def diffusion(
         if scaling is None
         else scaling.latent_shape(check_shape("event_shape", event_shape))
     )
-    return Diffusion(process, shape, scaling, weighting, times, sampler, context_dropout, bound)
+    return Diffusion(process, shape, scaling, weighting, times, sampler, context_dropout, bound, clip)

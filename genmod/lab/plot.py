@@ -146,16 +146,24 @@ def histograms(path: Path, values: dict[str, Any], *, xlabel: str, title: str = 
 
 
 def trajectories(path: Path, paths: dict[str, Any], *, title: str = "") -> None:
-    """Paths of points in the plane, name -> (n, times, 2): one panel each, starts in black, ends in colour."""
+    """Paths of points in the plane, name -> (n, times, 2): one panel each, starts in black.
+
+    Up to 16 paths have a colour each, and some 40 times are drawn, so that a random one can be followed; many are grey.
+    """
     points = np.concatenate([np.asarray(p).reshape(-1, 2) for p in paths.values()])
     low, high = _limits(points)
     size = (4.4 * len(paths), _height(4.4, low, high))
     figure, axes = _pyplot().subplots(1, len(paths), figsize=size, squeeze=False, constrained_layout=True)
     for axis, (name, lines) in zip(axes[0], paths.items(), strict=True):
         lines = np.asarray(lines)
-        axis.plot(lines[..., 0].T, lines[..., 1].T, color="0.6", linewidth=0.4, alpha=0.6)
-        axis.scatter(*lines[:, 0].T, s=4, color="black", linewidths=0, label="start")
-        axis.scatter(*lines[:, -1].T, s=4, color="C1", linewidths=0, label="end")
+        few = len(lines) <= 16
+        if few:
+            lines = lines[:, np.unique(np.linspace(0, lines.shape[1] - 1, 40).round().astype(int))]
+        for i, line in enumerate(lines):
+            axis.plot(*line.T, linewidth=0.9 if few else 0.4, alpha=0.8 if few else 0.6, color=f"C{i % 10}" if few else "0.6")
+        axis.scatter(*lines[:, 0].T, s=14 if few else 4, color="black", linewidths=0, label="start", zorder=3)
+        ends = {"edgecolor": "black", "linewidths": 0.8, "c": [f"C{i % 10}" for i in range(len(lines))], "s": 28}
+        axis.scatter(*lines[:, -1].T, label="end", zorder=3, **(ends if few else {"s": 4, "color": "C1", "linewidths": 0}))
         axis.set(title=name, aspect="equal", xlim=(low[0], high[0]), ylim=(low[1], high[1]))
     axes[0][0].legend(loc="upper right")
     figure.suptitle(title)
@@ -163,13 +171,17 @@ def trajectories(path: Path, paths: dict[str, Any], *, title: str = "") -> None:
 
 
 def vector_fields(path: Path, fields: dict[str, Callable], data: Any, *, title: str = "") -> None:
-    """Fields in the plane by name, each (n, 2) -> (n, 2), as arrows over the range of `data`, side by side."""
+    """Fields in the plane by name, each (n, 2) -> (n, 2), as arrows over the range of `data`; more than three in pairs."""
     low, high = _limits(np.asarray(data))
     grid = np.stack(np.meshgrid(*(np.linspace(a, b, 21) for a, b in zip(low, high, strict=True))), -1).reshape(-1, 2)
     points = jnp.asarray(grid, jnp.asarray(data).dtype)
-    size = (4.0 * len(fields), _height(4.0, low, high))
-    figure, axes = _pyplot().subplots(1, len(fields), figsize=size, squeeze=False, constrained_layout=True)
-    for axis, (name, fn) in zip(axes[0], fields.items(), strict=True):
+    columns = len(fields) if len(fields) <= 3 else 2
+    rows = -(-len(fields) // columns)
+    size = (4.6 * columns, rows * _height(3.9, low, high))
+    figure, axes = _pyplot().subplots(rows, columns, figsize=size, squeeze=False, constrained_layout=True)
+    for axis in axes.flat[len(fields) :]:
+        axis.set_axis_off()
+    for axis, (name, fn) in zip(axes.flat, fields.items(), strict=False):
         field = np.asarray(fn(points))
         speed = np.linalg.norm(field, axis=1)
         arrows = axis.quiver(

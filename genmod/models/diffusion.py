@@ -41,7 +41,7 @@ from genmod.core.event import Real
 from genmod.core.info import mark_failed
 from genmod.core.keys import check_key
 from genmod.core.params import check_held
-from genmod.core.types import Array, Context, Key, Params, Shape
+from genmod.core.types import Array, Context, Interval, Key, Params, Shape
 from genmod.denoising import Grid, Predictor, Sampler, Steps, denoisers
 from genmod.denoising.levels import SimpleWeighting, TimeSampler, UniformTimes, Weighting
 from genmod.models.base import Model
@@ -75,6 +75,8 @@ class Diffusion(Model):
       data_side: a layer between the diffusion and the data, held as it was initialised (`Standardize`). None: none.
       weighting, times: which noise levels the loss attends to.
       sampler: from noise to data; it draws from the law that log_prob scores up to the error of its steps.
+      clip: (low, high) of the data on the latent side of `data_side`, to which samplers cut denoised values
+        (`denoisers.clipped`); None: they do not. It matters where the schedule ends at all but no signal.
       context_dropout: share of training examples that lose their context, for classifier-free guidance; the network then
         takes `present`, as `nets.Guided` does.
       bound: None: `log_prob` is that of the flow, EXACT, or an ESTIMATE by a random divergence. A `Bound`: a LOWER_BOUND on
@@ -93,6 +95,7 @@ class Diffusion(Model):
     sampler: Sampler = Steps()
     context_dropout: float = 0.0
     bound: Bound | None = None
+    clip: Interval | None = None
 
     def __post_init__(self):
         object.__setattr__(self, "shape", check_shape("shape", self.shape))
@@ -242,7 +245,8 @@ class Diffusion(Model):
         return mark_failed(*self.log_prob_info_one(params, x, context, key))
 
     def sample_one(self, params, key, context=None):
-        return self._draw_one(params, key, functools.partial(self._denoiser, params, context))
+        denoiser = functools.partial(self._denoiser, params, context)
+        return self._draw_one(params, key, denoiser if self.clip is None else denoisers.clipped(denoiser, *self.clip))
 
     def _bound_parts(self, params, x, context, key):
         if key is None:
