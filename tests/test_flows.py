@@ -617,3 +617,11 @@ def test_far_points_come_back(name, key):
     fit = gm.fit(flow, x, key=key, num_steps=100, batch_size=1_024, progress=False)
     far = rng.uniform(-10, 10, (1_000, 64)).astype(np.float32)
     assert jnp.abs(flow.decode(fit.params, flow.encode(fit.params, far)) - far).max() < 1e-2
+
+
+@by_name
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_data_of_16_bits_have_parameters_of_32(name, dtype, key):
+    params = jax.eval_shape(lambda x: FLOWS[name]((2,)).init(jax.random.key(0), x), jax.ShapeDtypeStruct((4, 2), dtype))
+    floats = {leaf.dtype for leaf in jax.tree.leaves(params) if jnp.issubdtype(leaf.dtype, jnp.floating)}
+    assert floats == {np.dtype(np.float32)}

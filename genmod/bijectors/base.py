@@ -71,6 +71,7 @@ class Bijector(Description, abc.ABC):
 
     def init_rows(self, key: Key, x: Array, context: Context = None) -> Params:
         """`init` of rows that have been checked: what a composition calls for its members."""
+        x = x.astype(jnp.promote_types(x.dtype, jnp.float32))  # data may be of 16 bits, parameters are of 32 or 64
         params = self._init(key, x, context if self.context_shape is not None else None)
         if self.event_shape is not None or not isinstance(params, dict) or isinstance(params.get("event"), EventShape):
             return params  # a wrapper's parameters are those of what it wraps, which has noted its own shape

@@ -156,7 +156,8 @@ class Pushforward(Model, abc.ABC):
     def _init(self, key, x, context):
         keys = jax.random.split(key)
         params = {"bijector": self.bijector.init_rows(keys[0], x, context)}
-        base = self.base._init(keys[1], jnp.zeros((1, *self.base.event_shape), x.dtype), None)
+        dtype = jnp.promote_types(x.dtype, jnp.float32)
+        base = self.base._init(keys[1], jnp.zeros((1, *self.base.event_shape), dtype), None)
         return params | ({"base": base} if base else {})
 
 
