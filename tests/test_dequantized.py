@@ -368,7 +368,7 @@ def test_fit_of_images_by_class(key):
         jax.tree.leaves_with_path(result.last_params), jax.tree.leaves(start), mask, strict=True
     ):
         assert jnp.abs(new - old).max() > 1e-6 if trained else jnp.array_equal(new, old), path
-    assert mask.count(False) == 4 and mask.count(True) > 20  # permutation and signs, of the flow and of the dequantizer
+    assert mask.count(False) == 6 and mask.count(True) > 20  # permutation and signs of flow and dequantizer, units of the context
     sample = model.sample(result.params, key, 8, jnp.eye(2))
     assert sample.shape == (8, 2, *shape) and sample.dtype == jnp.uint8
     with pytest.raises(ValueError, match=r"data must be a pair \(x, context\)"):
@@ -387,3 +387,17 @@ def test_own_loss_of_a_model_without_a_cheap_likelihood(key):
     assert model.sample(fit.params, key, 3).dtype == jnp.uint8
     with pytest.raises(ValueError, match="leave out dequantizer, or own_loss"):
         gm.models.Dequantized(toy()[0].model, 2, flows.dequantizer(SHAPE), own_loss=True)
+
+
+def test_draws_that_are_no_numbers_are_not_pixels(key):
+    model = gm.models.Dequantized(
+        gm.models.Flow(bj.Chain((bj.DiagonalAffine(), bj.Sigmoid())), gm.densities.Normal((2, 2, 1))), 4
+    )
+    params = model.init(key, jnp.zeros((1, 2, 2, 1), jnp.uint8))
+    assert model.sample(params, key, (5,)).dtype == jnp.uint8
+    broken = jax.tree.map(lambda p: p.at[0, 0, 0].set(jnp.nan) if p.ndim == 3 else p, params)
+    with pytest.raises(FloatingPointError, match="5 of 5 draws of Dequantized are no numbers"):
+        model.sample(broken, key, (5,))
+    _, info = model.sample_with_info(broken, key, (5,))
+    assert info["failed_solves"].tolist() == [1.0] * 5
+    assert jax.jit(lambda p: model.sample(p, key, (5,)))(broken).shape == (5, 2, 2, 1)

@@ -24,7 +24,8 @@ from jax.typing import ArrayLike
 from genmod.core.batching import broadcast_rows, row_keys, unflatten, vmap_blocks
 from genmod.core.checks import check_context, check_context_shape, check_sizes
 from genmod.core.description import Description
-from genmod.core.event import Event
+from genmod.core.event import Event, Real
+from genmod.core.info import FAILED
 from genmod.core.keys import check_key
 from genmod.core.likelihood import Likelihood as Likelihood
 from genmod.core.numerics import same_precision
@@ -196,10 +197,25 @@ class Distribution(Description, abc.ABC):
         """
         return self.checked_scalar(self.log_prob_one(params, x, context, key))  # type: ignore[arg-type]
 
-    @over_draws
     def sample(self, params: Params, key: Key, shape: int | Shape = (), context: ArrayLike | None = None) -> Array:
-        """Independent draws, shape + the axes of the context + event_shape. Compiled."""
-        return self._checked_event(self.sample_one(params, key, context))  # type: ignore[arg-type]
+        """Independent draws, shape + the axes of the context + event_shape. Compiled.
+
+        Real draws that failed are NaN. Integers cannot be: FloatingPointError where some failed, unless traced, where
+        `sample_with_info` counts them.
+        """
+        if isinstance(self.event, Real):
+            return self._sample(params, key, shape, context)
+        x, info = self.sample_with_info(params, key, shape, context)
+        if FAILED in info and not isinstance(x, Tracer) and (failed := int((info[FAILED] > 0).sum())):
+            raise FloatingPointError(
+                f"{failed} of {info[FAILED].size} draws of {type(self).__name__} are no numbers, and have no levels: the model "
+                "has diverged, or a solve has failed; sample_with_info counts them"
+            )
+        return x
+
+    @over_draws
+    def _sample(self, params, key, shape=(), context=None):
+        return self._checked_event(self.sample_one(params, key, context))
 
     def sample_and_log_prob(
         self, params: Params, key: Key, shape: int | Shape = (), context: ArrayLike | None = None
@@ -241,7 +257,8 @@ class Distribution(Description, abc.ABC):
 
         Where a solve fails the draw is its last state.
         """
-        return self.sample_info_one(params, key, context)  # type: ignore[arg-type]
+        x, info = self.sample_info_one(params, key, context)  # type: ignore[arg-type]
+        return self._checked_event(x), info
 
     def checked_scalar(self, log_prob: Array) -> Array:
         """`log_prob`, if it is that of a whole event, a scalar; raises ValueError for one that was not summed."""

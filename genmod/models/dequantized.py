@@ -21,6 +21,7 @@ from genmod.core.batching import Batch, row_keys, vmap_events
 from genmod.core.checks import check_count
 from genmod.core.distribution import Distribution, Likelihood
 from genmod.core.event import Levels, Real
+from genmod.core.info import FAILED
 from genmod.core.types import Array
 from genmod.models.base import Model
 from genmod.models.flow import Flow, Pushforward
@@ -125,6 +126,11 @@ class Dequantized(Model):
 
     def sample_one(self, params, key, context=None):
         return self.quantize(self.model.sample_one(params["model"], key, context))
+
+    def sample_info_one(self, params, key, context=None):
+        y, info = self.model.sample_info_one(params["model"], key, context)
+        lost = ~jnp.isfinite(y).all()  # what is no number has no level
+        return self.quantize(y), info | {FAILED: info.get(FAILED, 0.0) + lost.astype(jnp.float32)}
 
     def _one_draw(self, params, x, context, key):
         noise_key, model_key = jax.random.split(key)
