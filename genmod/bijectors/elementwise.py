@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from genmod.bijectors.base import InfoBijector
-from genmod.core.numerics import within
+from genmod.core.numerics import inner_point, within
 from genmod.core.types import REALS, Array, Interval
 
 
@@ -59,12 +59,11 @@ def _outside(value: Array, interval: Interval, closed: bool) -> tuple[Array, Arr
     low, high = interval
     if interval == REALS:
         return value, None
-    inner = (low + high) / 2 if math.isfinite(low + high) else (low + 1 if math.isfinite(low) else high - 1)
     # An end that rounds to a number inside the interval is such a number.
     below = value < low if closed or float(np.asarray(low, value.dtype)) > low else value <= low
     above = value > high if closed or float(np.asarray(high, value.dtype)) < high else value >= high
     outside = (below | above).any()
-    return jnp.where(outside, inner, value), outside
+    return jnp.where(outside, inner_point(interval), value), outside
 
 
 @dataclasses.dataclass(frozen=True)

@@ -20,6 +20,14 @@ def within(interval: Interval, outer: Interval) -> bool:
     return outer[0] - margin <= interval[0] < interval[1] <= outer[1] + margin
 
 
+def inner_point(interval: Interval) -> float:
+    """A finite number inside of an open interval."""
+    low, high = interval
+    if math.isfinite(low + high):
+        return (low + high) / 2
+    return low + 1 if math.isfinite(low) else high - 1 if math.isfinite(high) else 0.0
+
+
 def flat_context(context: Array, dtype: Any) -> Array:
     """A context as a network reads it: a flat vector of real numbers. Raises as `refuse_label`."""
     refuse_label(context.dtype, context.size)

@@ -8,7 +8,6 @@ x = f(z), z ~ p_base;    log p(x) = log p_base(f^-1(x)) + log |det df^-1/dx|
 import abc
 import dataclasses
 import functools
-import math
 from typing import Self
 
 import jax
@@ -22,6 +21,7 @@ from genmod.core.batching import row_keys, vmap_events
 from genmod.core.distribution import Distribution, Likelihood, over_events
 from genmod.core.event import Real
 from genmod.core.info import FAILED, mark_failed
+from genmod.core.numerics import inner_point
 from genmod.core.params import Fixed
 from genmod.core.statistics import mean_and_sem
 from genmod.core.types import REALS, Array, Context, Key, Params
@@ -120,9 +120,8 @@ class Pushforward(Model, abc.ABC):
         low, high = self.support or REALS
         if (low, high) == REALS:
             return x, None
-        inner = (low + high) / 2 if math.isfinite(low + high) else (low + 1 if math.isfinite(low) else high - 1)
         outside = ((x < low) | (x > high)).any()
-        return jnp.where(outside, inner, x), outside
+        return jnp.where(outside, inner_point((low, high)), x), outside
 
     def _log_base(self, params, z, key):
         """log p of the latent event, by a key of its own where that is random."""
