@@ -601,6 +601,14 @@ def test_supports_are_checked(support, says):
         flows.real_nvp((2,), support=support)
 
 
+def test_one_circle_alone(key):
+    flow = FLOWS["neural_spline_flow"]((1,), support=(flows.Circle(0.0, 24.0),))
+    hours = np.random.default_rng(0).uniform(0, 24, (50, 1)).astype(np.float32)
+    params = moved_from_start(flow, hours, key)
+    grid = (np.arange(4_000, dtype=np.float32)[:, None] + 0.5) * 24 / 4_000
+    np.testing.assert_allclose(np.exp(np.asarray(flow.log_prob(params, grid), np.float64)).mean() * 24, 1.0, atol=1e-4)
+
+
 def test_a_circle_wants_a_flow_that_has_some():
     with pytest.raises(ValueError, match=r"Angle\(.*got values in \(-inf, inf\)"):
         flows.real_nvp((2,), support=("real", flows.Circle()))

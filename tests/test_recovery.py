@@ -88,6 +88,22 @@ def test_goes_on_from_a_fit_or_a_folder_with_another_learning_rate(key, tmp_path
         run(key, state=tmp_path / "nothing")
 
 
+def test_what_of_a_state_fits_is_kept(key, tmp_path):
+    first = run(key, optimizer=optax.adam(0.3), checkpoint=tmp_path / "a", ema_decay=0.9, validation=DATA, num_steps=40)
+    assert jnp.abs(first.params["bijector"]["shift"] - first.state.params["bijector"]["shift"]).max() > 1e-3  # best is not last
+    for origin in (first, tmp_path / "a"):
+        more = run(key, optimizer=optax.adam(0.0), state=origin, ema_decay=0.9, max_skips=2, num_steps=1)
+        assert more.state.count == 41 and jax.tree.leaves(more.state.opt_state)[0] == 41  # only the skips are new
+        same(more.state.params, first.state.params)
+        averaged = run(key, optimizer=optax.adam(0.0), state=origin, num_steps=1)
+        assert averaged.state.ema is None and averaged.state.count == 41
+        with pytest.warns(UserWarning, match="the optimizer is another one"):
+            other = run(key, optimizer=optax.sgd(0.0), state=origin, num_steps=1)
+        same(other.state.params, first.state.params)  # the newest, not the best
+    with pytest.raises(ValueError, match="params=... and state=... both say"):
+        run(key, state=first, params=first.params)
+
+
 def test_after_a_divergence_the_last_good_state_is_there(key, tmp_path):
     start = MODEL.init(key, DATA)
     with pytest.raises(FloatingPointError, match=rf"at step 12: .* saved: state='{tmp_path / 'a'}' and another checkpoint go on"):
@@ -140,6 +156,16 @@ class Two(gm.Step):
 
     def evaluation_params(self, state):
         return state
+
+
+def test_a_run_whose_iterator_ended_may_be_called_again(key, tmp_path):
+    start = MODEL.init(key, DATA)
+    results = []
+    for says in ("training stops after 5 steps", "nothing to do after 5 steps"):
+        with pytest.warns(UserWarning, match=says):
+            results.append(run(key, data=iter([DATA[:32]] * 5), params=start, checkpoint=tmp_path / "a"))
+    assert [each.step for each in results] == [5, 5]
+    same(*(each.params for each in results))
 
 
 def test_the_log_of_an_earlier_run_is_kept(key, tmp_path):

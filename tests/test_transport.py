@@ -368,6 +368,13 @@ def test_a_context_that_never_repeats_keeps_its_source_too(pairing_class, key):
     np.testing.assert_array_equal(x0[pairing_class()(x0, 5e-3 * c, 1e-6 * c, key)], x0[pairing_class()(x0, 5e-3 * c, c, key)])
 
 
+def test_a_context_does_not_blur_the_plan(key):
+    keys = jax.random.split(key, 3)
+    x0, x1, c = jax.random.normal(keys[0], (256, 2)), jax.random.normal(keys[1], (256, 2)), jax.random.uniform(keys[2], (256, 1))
+    moved = [((x0[p(x0, x1, c, key)] - x1) ** 2).sum(-1).mean() for p in (Sinkhorn(), ExactAssignment(), Independent())]
+    assert moved[0] < 0.6 * moved[2] and moved[1] < moved[0]
+
+
 def test_sinkhorn_iterates_to_a_stated_error(key):
     x0, x1 = jax.random.normal(key, (200, 2)), 3.0 + 0.2 * jax.random.normal(jax.random.fold_in(key, 1), (200, 2))
     cost = transport.squared_distances(x0, x1)

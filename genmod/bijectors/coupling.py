@@ -85,10 +85,11 @@ class Coupling(InfoBijector):
         if isinstance(self.split, Checkerboard):
             return self.transformer, self.transformer
         kept = np.arange(size) < self.split if isinstance(self.split, int) else np.asarray(self.split)
-        return self.transformer.at(np.flatnonzero(kept)), self.transformer.at(np.flatnonzero(~kept))
+        return self.transformer.at(np.flatnonzero(kept)) if kept.any() else None, self.transformer.at(np.flatnonzero(~kept))
 
     def _seen(self, kept, size):
-        features = self._transformers(size)[0].features(kept) if kept.size else kept[..., None]
+        transformer = self._transformers(size)[0]
+        features = kept[..., None] if transformer is None else transformer.features(kept)
         return features.reshape(*kept.shape[:-1], -1)
 
     def _network(self, moved, size):

@@ -17,6 +17,7 @@ import orbax.checkpoint as ocp
 from genmod.core.description import describe
 from genmod.core.types import Params
 from genmod.models.base import Model
+from genmod.training.step import GradientState
 
 try:
     import fcntl
@@ -69,6 +70,12 @@ class Checkpoints:
         arrays = self._restore(step, **{name: ocp.args.StandardRestore(abstract)})[name] if abstract else {}
         restored = [_restored(arrays.get(_number(i)), leaf) for i, leaf in enumerate(leaves)]
         return jax.tree.unflatten(structure, restored)
+
+    def arrays(self, step: int, name: str) -> dict[str, Any]:
+        """The arrays of the tree `name` of checkpoint `step`, of any structure, by their places."""
+        stored = self._restore(step, **{name: ocp.args.StandardRestore()})[name]
+        places = [place for place, _ in self.note(step)["arrays"].get(name, [])]
+        return {place: stored[_number(i)] for i, place in enumerate(places) if _number(i) in stored}
 
     def close(self) -> None:
         self._manager.close()
@@ -152,40 +159,53 @@ def load_state(origin: Any, fresh: Any) -> Any:
     Args:
       origin: the `Fit`, or the folder. fresh: the state of step 0, whose kind the other must be.
 
-    Where only the optimizer's part is of another kind (another optimizer), that part is the fresh one, with a warning. Raises
-    FileNotFoundError for a folder without a checkpoint, ValueError for a state of another kind.
+    Of the state of a `GradientStep` only the parameters must be: another optimizer starts anew, with a warning, and so does an
+    average that was not kept. Raises FileNotFoundError for a folder without a checkpoint, ValueError for a state of another kind.
     """
     if hasattr(origin, "last_params"):
-        return _matched("state", origin.state, fresh)
+        found = {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree.leaves_with_path(origin.state)}
+        return _like(found, dict(_layout(origin.state)), fresh)
     if not Path(origin).is_dir():
         raise FileNotFoundError(f"no checkpoint to go on from at {origin}")
     with Checkpoints(origin) as checkpoints:
         step = checkpoints.latest_step()
         if step is None:
             raise FileNotFoundError(f"no checkpoint to go on from at {origin}")
-        same = checkpoints.note(step)["arrays"].get("state", []) == _layout(fresh)
-        if same or not hasattr(fresh, "opt_state"):
+        layout = checkpoints.note(step)["arrays"].get("state", [])
+        if layout == _layout(fresh):
             return checkpoints.load(step, "state", fresh)
-        return _with_params(checkpoints.load(step, "params", fresh.params), fresh)
+        return _like(checkpoints.arrays(step, "state"), dict(layout), fresh)
 
 
-def _matched(name: str, found: Any, fresh: Any) -> Any:
-    if _layout(found) == _layout(fresh):
-        return jax.tree.map(jnp.copy, found)
-    if hasattr(fresh, "opt_state") and hasattr(found, "params") and _layout(found.params) == _layout(fresh.params):
-        return _with_params(found.params, fresh)
-    wanted, given = dict(_layout(fresh)), dict(_layout(found))
-    place = next(place for place in [*wanted, *given] if wanted.get(place) != given.get(place))
-    raise ValueError(
-        f"{name} must be of the same kind: {name}{place} is {given.get(place, 'not there')} there and "
-        f"{wanted.get(place, 'not there')} here"
-    )
+def _like(found: dict[str, Any], layout: dict[str, str], fresh: Any) -> Any:
+    """`fresh` with the arrays that were found in their places; whole fields of a `GradientState`, all of another state."""
+    wanted = dict(_layout(fresh))
 
+    def differs(prefix):
+        places = [place for place in [*wanted, *layout] if place.startswith(prefix)]
+        return next((place for place in places if wanted.get(place) != layout.get(place)), None)
 
-def _with_params(params: Params, fresh: Any) -> Any:
-    warnings.warn("the optimizer is another one than that of the state: its own part of the state starts anew", stacklevel=4)
-    average = None if fresh.ema is None else jax.tree.map(jnp.copy, params)
-    return fresh._replace(params=jax.tree.map(jnp.copy, params), ema=average)
+    needed = ".params" if isinstance(fresh, GradientState) else ""
+    if (place := differs(needed)) is not None:
+        raise ValueError(
+            f"state must be of the same kind: state{place} is {layout.get(place, 'not there')} there and "
+            f"{wanted.get(place, 'not there')} here"
+        )
+
+    def taken(path, leaf):
+        place = jax.tree_util.keystr(path)
+        if needed and differs("." + place.split(".")[1].split("[")[0]) is not None:
+            return leaf
+        if leaf.size == 0 or _is_key(found[place]):
+            return found.get(place, leaf)
+        return _restored(jnp.copy(found[place]), leaf)
+
+    state = jax.tree_util.tree_map_with_path(taken, fresh)
+    if needed and differs(".opt_state") is not None:
+        warnings.warn("the optimizer is another one than that of the state: its own part of the state starts anew", stacklevel=4)
+    if needed and state.ema is not None and differs(".ema") is not None:
+        state = state._replace(ema=jax.tree.map(jnp.copy, state.params))
+    return state
 
 
 def check_same(name: str, found: Any, wanted: Any, message: str) -> None:

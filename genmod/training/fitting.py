@@ -78,7 +78,8 @@ def fit(
       step: in place of the whole default step.
       params: start from these instead of `model.init`.
       state: go on from a `Fit`, or from the newest state in a checkpoint folder, for `num_steps` more, with the data and the
-        optimizer of this call: its averages are kept where it is of the same kind (another learning rate).
+        optimizer of this call: its averages are kept where it is of the same kind (another learning rate). With a loss or step
+        of one's own `params` then only say the kind.
       mesh: a `jax.sharding.Mesh` of one axis: each batch is spread over its devices.
       checkpoint: a folder; the run is saved there every `checkpoint_every` steps, and resumes from there.
       log: a JSONL file, one line per row of the history.
@@ -95,6 +96,8 @@ def fit(
     own = loss_fn is not None or step is not None
     step = _step(model, optimizer, {"clip_norm": clip_norm, "ema_decay": ema_decay, "max_skips": max_skips}, loss_fn, step)
     read = read_rows if own else Events(model)
+    if state is not None and params is not None and not own:
+        raise ValueError("params=... and state=... both say where to begin; give one of them")
     source = as_source(data, batch_size, read)
     if isinstance(read, Events) and not (data is None or is_stream(data)):
         read.check_table("data", data)

@@ -26,7 +26,7 @@ from genmod.training.program import Carry, Program, advance, begin, begin_plainl
 from genmod.training.reading import read_rows
 from genmod.training.recorder import Record, Recorder
 from genmod.training.sharding import check_mesh, place
-from genmod.training.sources import as_source, fingerprint, read_all
+from genmod.training.sources import Ended, as_source, fingerprint, read_all
 from genmod.training.step import GradientStep, Step, check_step, num_batches, specs
 from genmod.training.validation import Best, FinalLoss, Measure, Whole
 
@@ -123,7 +123,13 @@ def train(
         while record.step < num_steps and not _out_of_patience(record, patience):
             now, stop = record.step, _next_stop(record.step, grain, validate_every, num_steps)
             if source.arrays is not None and not source.resident:
-                data = place(source.take(stop - now, size, per_step), mesh)
+                try:
+                    data = place(source.take(stop - now, size, per_step), mesh)
+                except Ended:
+                    if now == 0:
+                        raise
+                    warnings.warn(f"the data iterator ended: there is nothing to do after {now} steps", stacklevel=2)
+                    break
             before = carry
             carry, report = advance(program, before, data, key, np.int32(stop))
             if stop < num_steps:

@@ -20,6 +20,10 @@ from genmod.training.reading import is_stream, warn_of_rounding
 STACK_BYTES = 2**28
 
 
+class Ended(ValueError):
+    """The batches of a stream do not reach."""
+
+
 class Source(abc.ABC):
     """Minibatches.
 
@@ -125,7 +129,7 @@ class Stream(Source):
         if made is None:
             made, reached = self._stack(num, size, per_step)
             if reached < num:
-                raise ValueError("the data iterator ended before num_steps batches; let it repeat, or ask for fewer steps")
+                raise Ended("the data iterator ended before num_steps batches; let it repeat, or ask for fewer steps")
         if isinstance(made, Exception):
             raise made
         return made

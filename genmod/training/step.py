@@ -85,7 +85,8 @@ class GradientStep(Step):
       clip_norm: bound on the global norm of the gradient; None for no bound.
       ema_decay: decay of an exponential moving average of the parameters, see `ema`; None for no average.
       max_skips: how many steps in a row may have a loss, a gradient or new parameters that are not finite. They are left out: the
-        state stays, the metrics are those of the step before, and "skipped" counts them. The next one stops training.
+        state stays, the metrics are those of the step before, and "skipped" counts them. The next one stops training, and so
+        does the first of all.
 
     `Fixed` parts of the parameters get no gradient, no update and no weight decay. Raises TypeError or ValueError for a field
     of another kind, a clip_norm that is not positive, an ema_decay outside [0, 1), or a negative max_skips.
@@ -153,7 +154,8 @@ class GradientStep(Step):
         values = [metrics[name] for name in watched(metrics)] + jax.tree.leaves(trainable(after.params))
         good = functools.reduce(jnp.logical_and, [jnp.isfinite(value).all() for value in values])
         in_a_row = jnp.where(good, 0, skips.in_a_row + 1)
-        taken = good | (in_a_row > self.max_skips)  # beyond the limit all is shown as it is, and training stops
+        # Beyond the limit, and before there is a good step, all is shown as it is, and training stops.
+        taken = good | (in_a_row > self.max_skips) | (before.count == 0)
         before, after = before._replace(skips=None), after._replace(skips=None)
         state = jax.tree.map(lambda new, old: jnp.where(taken, new, old), after, before)
         metrics = {name: jnp.where(taken, value, skips.metrics[name]) for name, value in metrics.items()}

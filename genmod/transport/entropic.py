@@ -31,17 +31,20 @@ def sinkhorn(cost: ArrayLike, epsilon: float = 0.05, num_iters: int = 50) -> Arr
     return _sinkhorn(cost.astype(jnp.promote_types(cost.dtype, jnp.float32)), epsilon, num_iters)
 
 
-def converged_sinkhorn(cost: ArrayLike, epsilon: float, tolerance: float, max_iters: int) -> tuple[Array, Array]:
+def converged_sinkhorn(
+    cost: ArrayLike, epsilon: float, tolerance: float, max_iters: int, *, scale: ArrayLike | None = None
+) -> tuple[Array, Array]:
     """`sinkhorn`, iterated until the rows are right too: (log p, the error of the rows that is left).
 
     The error is the largest |n sum_j p_ij - 1|. Epsilon falls to its value by factors of 4, ten iterations each (Schmitzer 2019,
-    arXiv:1610.06519, section 3.2); then come as many iterations as bring the error to `tolerance`, at most `max_iters`. Raises as
-    `sinkhorn`, and for a tolerance that is not positive.
+    arXiv:1610.06519, section 3.2); then come as many iterations as bring the error to `tolerance`, at most `max_iters`. `scale`:
+    of what epsilon is a fraction; None: the mean cost. Raises as `sinkhorn`, and for a tolerance that is not positive.
     """
     check_sinkhorn(epsilon, max_iters)
     check_positive(tolerance=tolerance)
     cost = jax.lax.stop_gradient(jnp.asarray(cost))
-    return _converged(cost.astype(jnp.promote_types(cost.dtype, jnp.float32)), float(epsilon), float(tolerance), max_iters)
+    cost = cost.astype(jnp.promote_types(cost.dtype, jnp.float32))
+    return _converged(cost, float(epsilon), float(tolerance), max_iters, scale)
 
 
 @functools.partial(jax.jit, static_argnums=2)
@@ -54,8 +57,8 @@ def _sinkhorn(cost: Array, epsilon: ArrayLike, num_iters: int) -> Array:
 
 
 @functools.partial(jax.jit, static_argnums=(1, 2, 3))
-def _converged(cost: Array, epsilon: float, tolerance: float, max_iters: int) -> tuple[Array, Array]:
-    unit = _unit_score(cost)
+def _converged(cost: Array, epsilon: float, tolerance: float, max_iters: int, scale: ArrayLike | None) -> tuple[Array, Array]:
+    unit = _unit_score(cost) if scale is None else -cost / jnp.where(jnp.asarray(scale) == 0, 1.0, scale)
     epsilons = [epsilon * 4.0**k for k in range(max(0, math.ceil(math.log(0.05 / epsilon, 4))), -1, -1)]
 
     def anneal(potential, epsilon):

@@ -127,7 +127,9 @@ class Sinkhorn(Pairing):
 
     def _indices(self, x0, x1, context, key):
         cost = _conditional_cost(x0, x1, context, self.context_weight)
-        log_plan, error = converged_sinkhorn(cost, self.epsilon, self.tolerance, self.num_iters)
+        # A context in the cost must not blur the plan of the events.
+        scale = jnp.mean(squared_distances(x0, x1), where=jnp.isfinite(cost))
+        log_plan, error = converged_sinkhorn(cost, self.epsilon, self.tolerance, self.num_iters, scale=scale)
         return draw_rows(log_plan, check_key(key)), {"marginal_error": error}
 
 
