@@ -5,7 +5,7 @@ from genmod.bijectors.autoregressive import Autoregressive as Autoregressive
 from genmod.bijectors.base import Bijector as Bijector
 from genmod.bijectors.chain import Chain as Chain
 from genmod.bijectors.columns import Columns as Columns, PerCoordinate as PerCoordinate
-from genmod.bijectors.context import Conditioned as Conditioned
+from genmod.bijectors.context import Conditioned as Conditioned, conditioned as conditioned
 from genmod.bijectors.continuous import CNF as CNF, ContinuousFlow as ContinuousFlow, ProbabilityFlow as ProbabilityFlow
 from genmod.bijectors.coupling import Checkerboard as Checkerboard, Coupling as Coupling
 from genmod.bijectors.distrax import as_bijector as as_bijector, as_distrax as as_distrax, from_distrax as from_distrax

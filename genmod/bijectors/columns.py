@@ -54,8 +54,7 @@ class Columns(InfoBijector):
         return any(bijector.reads_data for bijector in self.bijectors)
 
     def image(self, interval, inverse=False):
-        images = {bijector.image(interval, inverse) for bijector in self.bijectors}
-        return images.pop() if len(images) == 1 else None
+        return _common(bijector.image(interval, inverse) for bijector in self.bijectors)
 
     def _init(self, key, x, context):
         return tuple(
@@ -67,7 +66,7 @@ class Columns(InfoBijector):
         total, parts, infos = jnp.zeros((), jnp.promote_types(event.dtype, jnp.float32)), [], []
         groups = _groups(self.bijectors)
         for i, (bijector, at) in enumerate(groups):
-            own, own_key = context if bijector.context_shape is not None else None, None
+            own = context if bijector.context_shape is not None else None
             own_key = None if key is None else jax.random.fold_in(key, i)
             part, term, info = bijector._move(params[i], event[at], own, own_key, inverse, log_det)
             total, parts, infos = total + term, [*parts, part], [*infos, info]
@@ -105,8 +104,7 @@ class PerCoordinate(Transformer):
         return PerCoordinate(tuple(self.transformers[i] for i in indices))
 
     def image(self, interval):
-        images = {t.image(interval) for t in self.transformers}
-        return images.pop() if len(images) == 1 else None
+        return _common(t.image(interval) for t in self.transformers)
 
     def features(self, z):
         groups = _groups(self.transformers)
@@ -126,6 +124,12 @@ class PerCoordinate(Transformer):
         moved = [(t.inverse if inverse else t.forward)(raw[..., at, : t.num_params], value[..., at]) for t, at in groups]
         values, log_slopes = zip(*moved, strict=True)
         return _merged(values, groups), _merged(log_slopes, groups)
+
+
+def _common(images):
+    """The image of every coordinate, None where they differ."""
+    different = set(images)
+    return different.pop() if len(different) == 1 else None
 
 
 def _groups(parts):

@@ -67,3 +67,13 @@ def _statistics(context: Array) -> dict[str, Array]:
     axes = tuple(range(max(context.ndim - 1, 1)))
     flags = ((context == 0) | (context == 1)).all(axes)
     return {name: jnp.where(flags, 0.0, value) for name, value in batch_statistics(context).items()}
+
+
+def conditioned(bijector: Bijector) -> Bijector:
+    """The bijector, `Conditioned` where it takes a context."""
+    return bijector if bijector.context_shape is None else Conditioned(bijector)
+
+
+def inner(bijector: Bijector, params: Params, context: Context) -> tuple[Params, Context]:
+    """The parameters of what `conditioned` was given, and contexts as it sees them, of any leading axes."""
+    return (params["bijector"], bijector.encode(params, context)) if isinstance(bijector, Conditioned) else (params, context)

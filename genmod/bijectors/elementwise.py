@@ -11,10 +11,9 @@ import math
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from genmod.bijectors.base import InfoBijector
-from genmod.core.numerics import inner_point, within
+from genmod.core.numerics import kept_inside, within
 from genmod.core.types import REALS, Array, Interval
 
 
@@ -45,25 +44,13 @@ class ScalarMap(InfoBijector, abc.ABC):
         return other if within(own, interval) else None
 
     def _move(self, params, event, context, key, inverse, log_det):
-        event, outside = _outside(event, self.codomain if inverse else self.domain, self.closed)
+        event, outside = kept_inside(event, self.codomain if inverse else self.domain, self.closed)
         if not log_det:
             moved = self._unmap(event) if inverse else self._map(event)
             return (moved if outside is None else jnp.where(outside, jnp.nan, moved)), 0.0, {}
         z = self._unmap(event) if inverse else event
         total = self._log_slope(z).sum() * (-1 if inverse else 1)
         return z if inverse else self._map(z), total if outside is None else jnp.where(outside, -jnp.inf, total), {}
-
-
-def _outside(value: Array, interval: Interval, closed: bool) -> tuple[Array, Array | None]:
-    """The event, and whether an entry lies outside: then it is a harmless one instead, whose gradient is no NaN."""
-    low, high = interval
-    if interval == REALS:
-        return value, None
-    # An end that rounds to a number inside the interval is such a number.
-    below = value < low if closed or float(np.asarray(low, value.dtype)) > low else value <= low
-    above = value > high if closed or float(np.asarray(high, value.dtype)) < high else value >= high
-    outside = (below | above).any()
-    return jnp.where(outside, inner_point(interval), value), outside
 
 
 @dataclasses.dataclass(frozen=True)

@@ -4,9 +4,10 @@ import math
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import ArrayLike
 
-from genmod.core.types import Array, Context, Interval
+from genmod.core.types import REALS, Array, Context, Interval
 
 
 def soft_bound(x: Array, bound: float) -> Array:
@@ -20,12 +21,24 @@ def within(interval: Interval, outer: Interval) -> bool:
     return outer[0] - margin <= interval[0] < interval[1] <= outer[1] + margin
 
 
-def inner_point(interval: Interval) -> float:
+def _inner_point(interval: Interval) -> float:
     """A finite number inside of an open interval."""
     low, high = interval
     if math.isfinite(low + high):
         return (low + high) / 2
     return low + 1 if math.isfinite(low) else high - 1 if math.isfinite(high) else 0.0
+
+
+def kept_inside(value: Array, interval: Interval, closed: bool) -> tuple[Array, Array | None]:
+    """The event, and whether an entry lies outside: then it is a harmless one instead, whose gradient is no NaN."""
+    low, high = interval
+    if interval == REALS:
+        return value, None
+    # An end that rounds to a number inside the interval is such a number.
+    below = value < low if closed or float(np.asarray(low, value.dtype)) > low else value <= low
+    above = value > high if closed or float(np.asarray(high, value.dtype)) < high else value >= high
+    outside = (below | above).any()
+    return jnp.where(outside, _inner_point(interval), value), outside
 
 
 def flat_context(context: Array, dtype: Any) -> Array:

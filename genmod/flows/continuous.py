@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from genmod import nets
-from genmod.bijectors import CNF, Chain, Conditioned, ProbabilityFlow, Repeat, Standardize
+from genmod.bijectors import CNF, Chain, ProbabilityFlow, Repeat, Standardize, conditioned
 from genmod.bijectors.base import Bijector
 from genmod.bijectors.continuous import JACOBIAN_NORM, KINETIC_ENERGY
 from genmod.core.checks import check_count, check_shape
@@ -61,7 +61,7 @@ def ffjord(
     field = field or nets.VelocityMLP(hidden_sizes, activation, conditioning, dtype=dtype)
     cnf = CNF(field, integrator, divergence, context_shape, tuple(name for name, _ in penalties))
     layers = cnf if num_layers == 1 else Repeat(cnf, num_layers)
-    layers = layers if context_shape is None else Conditioned(layers)
+    layers = conditioned(layers)
     bijector = Chain((layers, *((Standardize(),) if standardize else ())))
     return Flow(bijector, as_distribution(base, check_shape("event_shape", event_shape)), penalties)
 

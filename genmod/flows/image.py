@@ -28,7 +28,6 @@ from genmod.bijectors import (
     AlphaLogit,
     Chain,
     Checkerboard,
-    Conditioned,
     Conv1x1,
     Coupling,
     Elementwise,
@@ -40,6 +39,7 @@ from genmod.bijectors import (
     Split,
     Squeeze,
     Transformer,
+    conditioned,
 )
 from genmod.bijectors.base import Bijector
 from genmod.core.checks import check_count, check_shape
@@ -158,7 +158,7 @@ def _multi_scale(
         levels[0] = Chain((levels[0], Invert(AlphaLogit(alpha))))
     bijector = MultiScale(shape, tuple(levels), split)
     base = as_distribution(base, bijector.latent_shape(shape))
-    return Flow(bijector if context_shape is None else Conditioned(bijector), base)
+    return Flow(conditioned(bijector), base)
 
 
 def _alternating(layer: Callable[[int], Bijector], num: int) -> Bijector:

@@ -10,12 +10,12 @@ from genmod.bijectors import (
     Affine,
     Autoregressive,
     Chain,
-    Conditioned,
     Coupling,
     Permutation,
     Repeat,
     Standardize,
     Transformer,
+    conditioned,
     random_order,
 )
 from genmod.bijectors.base import Bijector
@@ -45,8 +45,7 @@ def stacked(
     if seed is not None and dim > 1:
         layer = Chain((layer, Permutation(random_order(dim, seed))))
     layers = Repeat(layer, num_layers, min(unroll, num_layers))
-    if standardize and layers.context_shape is not None:
-        layers = Conditioned(layers)
+    layers = conditioned(layers) if standardize else layers
     side: tuple[Bijector, ...] = (Standardize(),) if standardize else ()
     if support is not None:
         side = (data_side(check_support(support, dim), standardize),)

@@ -22,9 +22,10 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from genmod import losses, nets
-from genmod.bijectors import Chain, Conditioned, ProbabilityFlow
+from genmod.bijectors import Chain, ProbabilityFlow
 from genmod.bijectors.base import Bijector
 from genmod.bijectors.chain import inverse_rows
+from genmod.bijectors.context import conditioned, inner
 from genmod.core.batching import row_keys, vmap_blocks
 from genmod.core.checks import (
     check_array,
@@ -115,20 +116,19 @@ class Diffusion(Model):
     @functools.cached_property
     def bijector(self) -> Bijector:
         """The whole map from noise to data: the flow and the data side; a context is standardised."""
-        return Chain((self._conditioned or self.process, *(() if self.data_side is None else (self.data_side,))))
+        return Chain((self._conditioned, *(() if self.data_side is None else (self.data_side,))))
 
     @functools.cached_property
-    def _conditioned(self) -> Conditioned | None:
-        return None if self.context_shape is None else Conditioned(self.process)
+    def _conditioned(self) -> Bijector:
+        return conditioned(self.process)
 
     def network_params(self, params: Params) -> Params:
         """The parameters of the predictor among those of the model."""
-        own = params["bijector"][0]
-        return own if self._conditioned is None else own["bijector"]
+        return inner(self._conditioned, params["bijector"][0], None)[0]
 
     def network_context(self, params: Params, context: Context) -> Context:
         """Contexts as the predictor sees them, of any leading axes."""
-        return context if self._conditioned is None else self._conditioned.encode(params["bijector"][0], context)
+        return inner(self._conditioned, params["bijector"][0], context)[1]
 
     @property
     def base(self) -> Distribution:

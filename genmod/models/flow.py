@@ -21,7 +21,7 @@ from genmod.core.batching import row_keys, vmap_events
 from genmod.core.distribution import Distribution, Likelihood, over_events
 from genmod.core.event import Real
 from genmod.core.info import FAILED, mark_failed
-from genmod.core.numerics import inner_point
+from genmod.core.numerics import kept_inside
 from genmod.core.params import Fixed
 from genmod.core.statistics import mean_and_sem
 from genmod.core.types import REALS, Array, Context, Key, Params
@@ -105,7 +105,7 @@ class Pushforward(Model, abc.ABC):
 
     def log_prob_info_one(self, params, x, context=None, key=None):
         self._check_bound(params)
-        x, outside = self._inside(x)
+        x, outside = kept_inside(x, self.support or REALS, closed=True)
         z, log_det, info = self.bijector._move(params["bijector"], x, context, key, True, True)
         log_prob = self.checked_scalar(self._log_base(params, z, key) + log_det)
         return log_prob if outside is None else jnp.where(outside, -jnp.inf, log_prob), info
@@ -114,14 +114,6 @@ class Pushforward(Model, abc.ABC):
         """The parameters of the base among those of the model."""
         base = params.get("base", {})
         return base.constant if isinstance(base, Fixed) else base
-
-    def _inside(self, x):
-        """The event, and whether it leaves a support that is bounded: then a harmless one, so that no gradient is NaN."""
-        low, high = self.support or REALS
-        if (low, high) == REALS:
-            return x, None
-        outside = ((x < low) | (x > high)).any()
-        return jnp.where(outside, inner_point((low, high)), x), outside
 
     def _log_base(self, params, z, key):
         """log p of the latent event, by a key of its own where that is random."""

@@ -15,9 +15,10 @@ import jax
 import jax.numpy as jnp
 
 from genmod import losses, nets
-from genmod.bijectors import CNF, Chain, Conditioned
+from genmod.bijectors import CNF, Chain
 from genmod.bijectors.base import Bijector
 from genmod.bijectors.chain import inverse_rows
+from genmod.bijectors.context import conditioned, inner
 from genmod.core.batching import row_keys
 from genmod.core.checks import check_parts
 from genmod.core.distribution import Distribution, Likelihood
@@ -73,11 +74,11 @@ class FlowMatching(Pushforward):
     @functools.cached_property
     def bijector(self):
         """The whole map, the flow and its data side; a context is standardised."""
-        return Chain((self._conditioned or self.cnf, *(() if self.data_side is None else (self.data_side,))))
+        return Chain((self._conditioned, *(() if self.data_side is None else (self.data_side,))))
 
     @functools.cached_property
-    def _conditioned(self) -> Conditioned | None:
-        return None if self.cnf.context_shape is None else Conditioned(self.cnf)
+    def _conditioned(self) -> Bijector:
+        return conditioned(self.cnf)
 
     def velocity(self, params: Params, x: Array, t: Array, context: Context = None) -> Array:
         """v(x, t, context) of a batch on the latent side of the fixed layers: (n,) + event_shape, (n,), (n,) + context_shape."""
@@ -92,12 +93,11 @@ class FlowMatching(Pushforward):
 
     def field_params(self, params: Params) -> Params:
         """The parameters of the field among those of the model."""
-        own = params["bijector"][0]
-        return own if self._conditioned is None else own["bijector"]
+        return inner(self._conditioned, params["bijector"][0], None)[0]
 
     def field_context(self, params: Params, context: Context) -> Context:
         """Contexts as the field sees them, of any leading axes."""
-        return context if self._conditioned is None else self._conditioned.encode(params["bijector"][0], context)
+        return inner(self._conditioned, params["bijector"][0], context)[1]
 
     def latent(self, params: Params, x: Array) -> Array:
         """Data x, (n,) + event_shape, on the latent side of the data side, where the ODE lives."""

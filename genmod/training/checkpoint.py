@@ -4,8 +4,10 @@ A checkpoint holds named pytrees, each as the list of its arrays, and a JSON not
 array stand: a tree of another kind is told from a damaged file.
 """
 
+import contextlib
 import os
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -140,17 +142,24 @@ def load(path: str | Path, model: Model, like: Params | None = None) -> Params:
     Raises FileNotFoundError where nothing is saved; ValueError, naming the first difference, for another model, and for a
     damaged file.
     """
-    if not Path(path).is_dir():
-        raise FileNotFoundError(f"no saved model at {path}")
-    with Checkpoints(path) as checkpoints:
-        step = checkpoints.latest_step()
-        if step is None:
-            raise FileNotFoundError(f"no saved model at {path}")
+    with _newest(path, f"no saved model at {path}") as (checkpoints, step):
         found = checkpoints.note(step).get("run", {}).get("model")
         if found is None:
             raise ValueError(f"{path} holds a training state without a model, not one that fit or gm.save wrote")
         check_same("model", found, described("model", model), f"the parameters in {path} are of another model")
         return checkpoints.load(step, "params", _shapes(model, checkpoints.note(step)) if like is None else like)
+
+
+@contextlib.contextmanager
+def _newest(path: str | Path, missing: str) -> Iterator[tuple[Checkpoints, int]]:
+    """The checkpoints of a folder and the number of the newest; FileNotFoundError, with this message, where there is none."""
+    if not Path(path).is_dir():  # which `Checkpoints` would make
+        raise FileNotFoundError(missing)
+    with Checkpoints(path) as checkpoints:
+        step = checkpoints.latest_step()
+        if step is None:
+            raise FileNotFoundError(missing)
+        yield checkpoints, step
 
 
 def load_state(origin: Any, fresh: Any) -> Any:
@@ -165,12 +174,7 @@ def load_state(origin: Any, fresh: Any) -> Any:
     if hasattr(origin, "last_params"):
         found = {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree.leaves_with_path(origin.state)}
         return _like(found, dict(_layout(origin.state)), fresh)
-    if not Path(origin).is_dir():
-        raise FileNotFoundError(f"no checkpoint to go on from at {origin}")
-    with Checkpoints(origin) as checkpoints:
-        step = checkpoints.latest_step()
-        if step is None:
-            raise FileNotFoundError(f"no checkpoint to go on from at {origin}")
+    with _newest(origin, f"no checkpoint to go on from at {origin}") as (checkpoints, step):
         layout = checkpoints.note(step)["arrays"].get("state", [])
         if layout == _layout(fresh):
             return checkpoints.load(step, "state", fresh)
