@@ -199,5 +199,12 @@ def test_a_clipped_model_survives_the_end_without_signal(key):
     )
     params = model.init(key, jnp.zeros((1, 2)))
     params = jax.tree.map(lambda p: p + 0.3 * jax.random.normal(key, p.shape), params)
-    plain, kept = (dataclasses.replace(model, clip=clip).sample(params, key, (200,)) for clip in (None, (-1.0, 1.0)))
+    clips = (-jnp.inf, jnp.inf), (-1.0, 1.0)
+    plain, kept = (dataclasses.replace(model, clip=clip).sample(params, key, (200,)) for clip in clips)
     assert jnp.abs(plain).max() > 10 and jnp.abs(kept).max() <= 1
+    # By itself a model cuts to three times the range of the data that it was initialised with; one row has no range.
+    params["range"] = model.init(key, jnp.array([[-1.0, 0.0], [0.5, 2.0]]))["range"]
+    assert [float(end) for end in params["range"].tree] == [-4.0, 5.0]
+    own = model.sample(params, key, (200,))
+    assert own.min() >= -4 and own.max() <= 5 and (jnp.abs(own) > 1).any()
+    assert [float(end) for end in model.init(key, jnp.zeros((1, 2)))["range"].tree] == [-jnp.inf, jnp.inf]

@@ -40,7 +40,7 @@ def mixture(schedule):
 def exact(denoiser_of, schedule, **options):
     """The diffusion of a law in closed form, without parameters."""
     flow = ProbabilityFlow(denoising.Known(denoiser_of, schedule), options.pop("integrator", Adaptive()))
-    return Diffusion(flow, (2,), **options)
+    return Diffusion(flow, (2,), **({"clip": (-jnp.inf, jnp.inf)} | options))
 
 
 def log_prob_by_flow(integrator, divergence, denoiser, schedule, base_log_prob, x, key):

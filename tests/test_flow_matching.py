@@ -97,7 +97,7 @@ PATHS = {
 
 
 def conditional_variance(path):
-    """E |dx_t / dt - E[. | x_t]|^2 over t ~ U(times), by quadrature."""
+    """E |dx_t / dt - E[. | x_t]|^2 / size^2 over t ~ U(times), by quadrature, and the mean and the largest of 1 / size^2."""
 
     low, high = path.times
     nodes, weights = np.polynomial.legendre.leggauss(400)
@@ -108,7 +108,8 @@ def conditional_variance(path):
     variance = np.square([SCALE])
     half_rate = a * da * variance + b * db + c * dc
     remaining = da**2 * variance + db**2 + dc**2 - half_rate**2 / (a**2 * variance + b**2 + c**2)
-    return weights @ remaining.sum(1) / 2
+    per_size = 1 / np.asarray(path.sizes(times)[1]) ** 2
+    return weights / 2 @ (per_size * remaining.sum(1)), weights / 2 @ per_size, per_size.max()
 
 
 @pytest.mark.parametrize("name", PATHS)
@@ -116,7 +117,7 @@ def test_the_exact_field_has_the_smallest_loss(name, key):
     """Its loss is the variance of the conditional velocities; a field that is off by d has E |d|^2 more."""
     path, x, num = PATHS[name], gaussian_data(20_000), 20_000
     with jax.enable_x64(True):
-        wanted = conditional_variance(path)
+        wanted, scale, largest = conditional_variance(path)
     if name == "linear":  # int s^2 / ((1 - t)^2 + t^2 s^2) dt = s pi / 2
         np.testing.assert_allclose(wanted, sum(SCALE) * np.pi / 2, rtol=1e-6)
 
@@ -129,8 +130,36 @@ def test_the_exact_field_has_the_smallest_loss(name, key):
     assert metrics["velocity_error"] == loss
     assert abs(loss - wanted) < 4 * metrics["velocity_error_sem"], (loss, wanted)
     # The cross term 2 d . (error) has mean 0 and variance 4 d^2 times the mean squared error, over num rows.
-    assert abs(shifted - loss - 2 * 0.3**2) < 4 * 2 * 0.3 * float(loss / num) ** 0.5
+    excess = 2 * 0.3**2 * scale
+    assert abs(shifted - loss - excess) < 4 * 2 * 0.3 * float(largest * loss / num) ** 0.5
     assert faster > loss
+
+
+@pytest.mark.parametrize("schedule", [VarianceExploding(0.01, 50.0), VariancePreserving()])
+def test_a_scaled_field_is_of_unit_size_on_the_path(schedule, key):
+    """What it regresses on, and reads, has the root mean square 1 for data of unit variance, at every time; and the ends are finite."""
+    path, x = Scheduled(schedule), jax.random.normal(key, (20_000, 2, 2))
+    t = jnp.linspace(*path.times, 9)
+    sizes = jax.vmap(path.sizes)(t)
+    point, velocity = jax.vmap(lambda t: path.point_and_velocity(t, path.source_scale * x[:, 0], x[:, 1], x[:, 0]))(t)
+    if path.source_scale == 1.0:
+        assert (sizes[0] == 1).all() and (sizes[1] == 1).all()
+    else:
+        np.testing.assert_allclose(jnp.sqrt((point**2).mean((1, 2))), sizes[0], rtol=0.03)
+        np.testing.assert_allclose(jnp.sqrt((velocity**2).mean((1, 2))), sizes[1], rtol=0.03)
+    field = gm.nets.Scaled(VelocityMLP((4,)), path.sizes)
+    params = gm.nets.init(field, key, x[0, 0], t[0])
+    assert all(jnp.isfinite(gm.nets.apply(field, params, x[0, 0], jnp.asarray(end))).all() for end in (0.0, 1.0))
+
+
+@pytest.mark.slow
+def test_a_variance_exploding_path_learns_as_others_do(key):
+    """Unscaled its losses were in the hundreds, and the gap one nat."""
+    data = gm.data.two_moons(key, 20_000)
+    model = gm.flows.flow_matching((2,), path=Scheduled(VarianceExploding()), hidden_sizes=(128, 128, 128))
+    fit = gm.fit(model, data.train, key=key, num_steps=3_000, optimizer=optax.adam(optax.cosine_decay_schedule(2e-3, 3_000)))
+    assert fit.history["loss"].max() < 3
+    assert gm.evaluate(model, fit.params, data.test[:2_000], true_log_prob=data.log_prob)["gap_nats"] < 0.35
 
 
 def test_times_cover_the_range_of_the_path(key):

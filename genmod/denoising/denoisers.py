@@ -15,6 +15,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jax.typing import ArrayLike
 
 from genmod.core.checks import check_count, check_function, check_positive
@@ -130,7 +131,7 @@ def clipped(denoiser: Denoiser, low: ArrayLike, high: ArrayLike) -> Denoiser:
     ValueError unless low < high.
     """
     check_function(denoiser=denoiser)
-    if not (np.asarray(low) < np.asarray(high)).all():
+    if not isinstance(low, Tracer) and not isinstance(high, Tracer) and not (np.asarray(low) < np.asarray(high)).all():
         raise ValueError(f"clipping wants low < high, got {low} and {high}")
     return lambda x, t: jnp.clip(denoiser(x, t), low, high)
 

@@ -24,6 +24,7 @@ def flow_matching(
     t: Array,
     noise: Array,
     *,
+    sizes: Array | None = None,
     weight: Array | None = None,
 ) -> tuple[Array, dict[str, Array]]:
     """Squared error of the velocity, summed over the event, mean over the batch.
@@ -32,6 +33,7 @@ def flow_matching(
       velocity_fn: (x_t, t) -> velocities of the batch, (n,) + event shape and (n,) to (n,) + event shape.
       path_fn: (t, x0, x1, noise) -> (x_t, velocity) of ONE event, as `transport.Path.point_and_velocity`.
       x0, x1, noise: (n,) + event shape, row i of x0 paired with row i of x1. t: (n,) in [0, 1].
+      sizes: (n,), of the velocities at t, by which the errors are divided (`transport.Path.sizes`); None: 1.
       weight: (n,), of the rows in the mean; None: all equal.
 
     Returns (loss, {"velocity_error": loss, "velocity_error_sem": its standard error}).
@@ -48,5 +50,6 @@ def flow_matching(
     if velocity.shape != x1.shape:
         raise ValueError(f"velocity_fn must return shape {x1.shape}, got {velocity.shape}")
     error = jnp.sum(((velocity - target) ** 2).reshape(x1.shape[0], -1), 1)
+    error = error if sizes is None else error / sizes**2
     mean, sem = mean_and_sem(error, weight)
     return mean, {"velocity_error": mean, "velocity_error_sem": sem}

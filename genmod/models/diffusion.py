@@ -41,7 +41,7 @@ from genmod.core.distribution import Distribution, Likelihood, over_events
 from genmod.core.event import Real
 from genmod.core.info import mark_failed
 from genmod.core.keys import check_key
-from genmod.core.params import check_held
+from genmod.core.params import Fixed, check_held
 from genmod.core.types import Array, Context, Interval, Key, Params, Shape
 from genmod.denoising import Grid, Predictor, Sampler, Steps, denoisers
 from genmod.denoising.levels import SimpleWeighting, TimeSampler, UniformTimes, Weighting
@@ -77,7 +77,8 @@ class Diffusion(Model):
       weighting, times: which noise levels the loss attends to.
       sampler: from noise to data; it draws from the law that log_prob scores up to the error of its steps.
       clip: (low, high) of the data on the latent side of `data_side`, to which samplers cut denoised values
-        (`denoisers.clipped`); None: they do not. It matters where the schedule ends at all but no signal.
+        (`denoisers.clipped`); None: three times the range of the initialising batch, so that only what a network gets wrong
+        where there is all but no signal is cut; (-inf, inf): they do not.
       context_dropout: share of training examples that lose their context, for classifier-free guidance; the network then
         takes `present`, as `nets.Guided` does.
       bound: None: `log_prob` is that of the flow, EXACT, or an ESTIMATE by a random divergence. A `Bound`: a LOWER_BOUND on
@@ -200,17 +201,15 @@ class Diffusion(Model):
         return _sample_posterior(self, observe, num_iterations, params, check_key(key), y, noise_std, context)
 
     def _init(self, key, x, context):
-        params = self.bijector.init_rows(key, x, context)
-        check_held("data_side", params[1:])
-        return {"bijector": params}
+        params = {"bijector": self.bijector.init_rows(key, x, context)}
+        check_held("data_side", params["bijector"][1:])
+        return params | ({"range": Fixed(_wide_range(self._latent(params, x)))} if self.clip is None else {})
 
     def loss(self, params, key, batch, *, step=None):
         x, context, weight = self.read(batch)
         time_key, noise_key, drop_key = jax.random.split(key, 3)
         predictor, network, context = self.predictor, self.network_params(params), self.network_context(params, context)
-        x0 = x
-        if self.data_side is not None:
-            x0 = inverse_rows(self.data_side, jax.lax.stop_gradient(params["bijector"][1]), x, None)
+        x0 = self._latent(params, x)
         num, dtype = x0.shape[0], jnp.promote_types(x0.dtype, jnp.float32)
         t, weights = self.times(time_key, num, predictor.schedule, dtype)
         eps = jax.random.normal(noise_key, x0.shape, dtype)
@@ -245,8 +244,7 @@ class Diffusion(Model):
         return mark_failed(*self.log_prob_info_one(params, x, context, key))
 
     def sample_one(self, params, key, context=None):
-        denoiser = functools.partial(self._denoiser, params, context)
-        return self._draw_one(params, key, denoiser if self.clip is None else denoisers.clipped(denoiser, *self.clip))
+        return self._draw_one(params, key, functools.partial(self._denoiser, params, context))
 
     def _bound_parts(self, params, x, context, key):
         if key is None:
@@ -264,7 +262,15 @@ class Diffusion(Model):
         """ONE draw, by a denoiser."""
         keys = jax.random.split(key)
         z = self.flow.draw_base_one(params, keys[0])
+        low, high = params["range"].constant if self.clip is None else self.clip
+        denoiser = denoisers.clipped(denoiser, low, high)
         return self._to_data(params, self.sampler(keys[1], denoiser, self.predictor.schedule, z))
+
+    def _latent(self, params, x):
+        """Events (n,) + event_shape on the side of the noise."""
+        if self.data_side is None:
+            return x
+        return inverse_rows(self.data_side, jax.lax.stop_gradient(params["bijector"][1]), x, None)
 
     def _to_data(self, params, x):
         """One event, through the data side."""
@@ -272,6 +278,13 @@ class Diffusion(Model):
 
     def _denoiser(self, params, context, x, t):
         return self.denoise(params, x, t, context)
+
+
+def _wide_range(x: Array) -> tuple[Array, Array]:
+    """The range of all numbers of a batch and as much again on both sides; all numbers where it has no width."""
+    low, high = x.min(), x.max()
+    width = jnp.where(high > low, high - low, jnp.inf)
+    return low - width, high + width
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))

@@ -138,7 +138,8 @@ class FlowMatching(Pushforward):
         def velocities(x, t):
             return jax.vmap(velocity, (0, 0, None if context is None else 0, 0))(x, t, context, present)
 
-        return losses.flow_matching(velocities, self.path.point_and_velocity, x0, x1, t, noise, weight=weight)
+        path, sizes = self.path.point_and_velocity, self.path.sizes(t)[1]
+        return losses.flow_matching(velocities, path, x0, x1, t, noise, sizes=sizes, weight=weight)
 
     def loss(self, params, key, batch, *, step=None):
         x, context, weight = self.read(batch)
@@ -163,12 +164,22 @@ class Reflow(Model):
         second = gm.fit(Reflow(first), pairs, key=key, params=params)     # parameters of `first`, straighter
 
     `one_step=True` trains the velocity at t = 0 only, so that one Euler step, z + v(z, 0), is the map: distillation.
+    Raises ValueError for a flow whose source has not the scale of the data.
     """
 
     flow: FlowMatching
     one_step: bool = False
 
     likelihood = Likelihood.NONE
+
+    def __post_init__(self):
+        super().__post_init__()
+        scale = self.flow.path.source_scale
+        if scale not in (None, 1.0):
+            raise ValueError(
+                f"flow must start from a source of the data's scale, for its field is sized by its path; got {self.flow.path} from "
+                f"N(0, {scale:g}^2). Train the first round on transport.OptimalTransport() or Linear()"
+            )
 
     @functools.cached_property
     def event(self):

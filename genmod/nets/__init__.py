@@ -8,4 +8,4 @@ from genmod.nets.mlp import MLP as MLP, ZeroHead as ZeroHead
 from genmod.nets.nnx_module import NNXModule as NNXModule
 from genmod.nets.sequence import Pointwise as Pointwise, Recurrent as Recurrent, SequenceNet as SequenceNet, Stack as Stack
 from genmod.nets.unet import UNet as UNet
-from genmod.nets.velocity import Guided as Guided, VelocityMLP as VelocityMLP, check_guidance as check_guidance
+from genmod.nets.velocity import Guided as Guided, Scaled as Scaled, VelocityMLP as VelocityMLP, check_guidance as check_guidance

@@ -85,6 +85,22 @@ def check_guidance(network: Any, context_dropout: float, context_shape: Shape | 
         )
 
 
+class Scaled(nn.Module):
+    """A field of any size by a network of unit size: v(x, t, context) = velocity_size body(x / point_size, t, context).
+
+    `sizes(t)` gives (point_size, velocity_size), the root mean squares of x_t and of its velocity: those of a path,
+    `transport.Path.sizes`. The network then reads and returns numbers of about unit size at every time.
+    """
+
+    body: nn.Module
+    sizes: Callable[[Array], tuple[Array, Array]]
+
+    @nn.compact
+    def __call__(self, x: Array, t: Array, context: Array | None = None) -> Array:
+        point, velocity = (size.astype(x.dtype) for size in self.sizes(t))
+        return velocity * (self.body(x / point, t) if context is None else self.body(x / point, t, context))
+
+
 class Guided(nn.Module):
     """A conditional field with classifier-free guidance (Ho & Salimans 2022, arXiv:2207.12598, eq. 6 with weight = 1 + w).
 

@@ -53,6 +53,11 @@ class Path(Description, abc.ABC):
           x0: the draw of the source. x1: the datum. noise: N(0, I), for paths that are `noisy`; all of event shape.
         """
 
+    def sizes(self, t: Array) -> tuple[Array, Array]:
+        """(point, velocity): the root mean squares of x_t and of its velocity for data of unit variance, of the shape of t, by
+        which a field is scaled and its error weighed; 1 on paths that stay about there."""
+        return jnp.ones_like(t), jnp.ones_like(t)
+
     def point_and_velocity(self, t: Array, x0: Array, x1: Array, noise: Array) -> tuple[Array, Array]:
         """(x_t, d x_t / dt) of ONE pair; the arguments are those of `interpolate`."""
         return jax.jvp(lambda t: self.interpolate(t, x0, x1, noise), (t,), (jnp.ones_like(t),))
@@ -128,6 +133,14 @@ class Scheduled(GaussianPath):
 
     def scale(self, t, x1):
         return self.schedule.sigma(1.0 - t)
+
+    def sizes(self, t):
+        if self.source_scale == 1.0:  # variance is about kept: weighed by its speed, the end at the data would count too little
+            return super().sizes(t)
+        # An ODE is solved up to ends at which the rates may be infinite.
+        u = jnp.clip(1.0 - t, *self.schedule.times)
+        alpha_rate, sigma_rate = self.schedule.rates(u)
+        return jnp.hypot(self.schedule.alpha(u), self.schedule.sigma(u)), jnp.hypot(alpha_rate, sigma_rate)
 
 
 @dataclasses.dataclass(frozen=True)
