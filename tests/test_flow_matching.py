@@ -137,7 +137,7 @@ def test_the_exact_field_has_the_smallest_loss(name, key):
 
 @pytest.mark.parametrize("schedule", [VarianceExploding(0.01, 50.0), VariancePreserving()])
 def test_a_scaled_field_is_of_unit_size_on_the_path(schedule, key):
-    """What it regresses on, and reads, has the root mean square 1 for data of unit variance, at every time; and the ends are finite."""
+    """What it reads and regresses on has root mean square 1 for data of unit variance, at every time; the ends are finite."""
     path, x = Scheduled(schedule), jax.random.normal(key, (20_000, 2, 2))
     t = jnp.linspace(*path.times, 9)
     sizes = jax.vmap(path.sizes)(t)

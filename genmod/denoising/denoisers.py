@@ -136,6 +136,14 @@ def clipped(denoiser: Denoiser, low: ArrayLike, high: ArrayLike) -> Denoiser:
     return lambda x, t: jnp.clip(denoiser(x, t), low, high)
 
 
+def wide_range(x: Array) -> tuple[Array, Array]:
+    """(low, high) for `clipped`: the range of all numbers of a batch and as much again on both sides; all reals where it has
+    no width. What lies outside is an error of the network."""
+    low, high = x.min(), x.max()
+    width = jnp.where(high > low, high - low, jnp.inf)
+    return low - width, high + width
+
+
 def dynamically_clipped(denoiser: Denoiser, quantile: float = 0.995, limit: float = 1.0) -> Denoiser:
     """D cut to [-s, s] and divided by s / limit, s the quantile of |D| over the event, at least `limit`.
 

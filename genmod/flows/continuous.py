@@ -89,9 +89,9 @@ def flow_matching(
 
     `path=Linear()` with `transport.ExactAssignment()` or `Sinkhorn()` is OT-CFM, with `Independent()` I-CFM and rectified
     flow. On a path from a source of another scale (`Scheduled` by a variance-exploding schedule) the field is `nets.Scaled` and
-    the loss weighs relative errors. Every draw of a `base` other than the normal one may be a source (None: the normal that the path wants).
-    `context_dropout` > 0 trains for classifier-free `guidance`, whose weight `dataclasses.replace` of the built model's field
-    may change afterwards. `track_energy` reports int |v|^2 dt of every sample in `sample_with_info`.
+    the loss weighs relative errors. Every draw of a `base` other than the normal one may be a source (None: the normal that the
+    path wants). `context_dropout` > 0 trains for classifier-free `guidance`, whose weight `dataclasses.replace` of the built
+    model's field may change afterwards. `track_energy` reports int |v|^2 dt of every sample in `sample_with_info`.
     """
     field = field or nets.VelocityMLP(hidden_sizes, activation, conditioning, dtype=dtype)
     if path.source_scale not in (None, 1.0):

@@ -14,6 +14,7 @@ from genmod.core.arrays import to_array
 from genmod.core.batching import Batch
 from genmod.core.checks import check_context
 from genmod.core.distribution import Distribution
+from genmod.core.numerics import same_precision
 from genmod.core.types import Array, Key, Params
 
 
@@ -43,8 +44,7 @@ class Model(Distribution, abc.ABC):
         context = check_context(type(self).__name__, batch.context, self.context_shape, batch=x.shape[:1])
         if context is not None:
             context = jnp.asarray(context)
-            both_real = jnp.issubdtype(context.dtype, jnp.floating) and jnp.issubdtype(x.dtype, jnp.floating)
-            context = context.astype(x.dtype) if both_real else context
+            context = context if self.own_precision else same_precision(context, x)
         weight = None if batch.weight is None else jnp.asarray(to_array("weight", batch.weight))
         if weight is not None and weight.shape != x.shape[:1]:
             raise ValueError(f"weight must have one entry for each of {x.shape[0]} rows, got shape {weight.shape}")

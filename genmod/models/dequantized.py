@@ -79,6 +79,10 @@ class Dequantized(Model):
         return self.model.context_shape
 
     @property
+    def own_precision(self):
+        return self.model.own_precision
+
+    @property
     def likelihood(self):
         return max(Likelihood.LOWER_BOUND, self.model.likelihood)
 

@@ -203,7 +203,7 @@ class Diffusion(Model):
     def _init(self, key, x, context):
         params = {"bijector": self.bijector.init_rows(key, x, context)}
         check_held("data_side", params["bijector"][1:])
-        return params | ({"range": Fixed(_wide_range(self._latent(params, x)))} if self.clip is None else {})
+        return params | ({"range": Fixed(denoisers.wide_range(self._latent(params, x)))} if self.clip is None else {})
 
     def loss(self, params, key, batch, *, step=None):
         x, context, weight = self.read(batch)
@@ -278,13 +278,6 @@ class Diffusion(Model):
 
     def _denoiser(self, params, context, x, t):
         return self.denoise(params, x, t, context)
-
-
-def _wide_range(x: Array) -> tuple[Array, Array]:
-    """The range of all numbers of a batch and as much again on both sides; all numbers where it has no width."""
-    low, high = x.min(), x.max()
-    width = jnp.where(high > low, high - low, jnp.inf)
-    return low - width, high + width
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))

@@ -39,6 +39,7 @@ class Pushforward(Model, abc.ABC):
 
     bijector: Bijector
     base: Distribution
+    own_precision = True
 
     def __post_init__(self):
         super().__post_init__()

@@ -177,7 +177,7 @@ class Reflow(Model):
         scale = self.flow.path.source_scale
         if scale not in (None, 1.0):
             raise ValueError(
-                f"flow must start from a source of the data's scale, for its field is sized by its path; got {self.flow.path} from "
+                f"flow wants a source of the data's scale, as its field is sized by its path; got {self.flow.path}, from "
                 f"N(0, {scale:g}^2). Train the first round on transport.OptimalTransport() or Linear()"
             )
 
