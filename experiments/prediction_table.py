@@ -58,6 +58,7 @@ def experiment(config: Config, run: gm.lab.Run) -> dict[str, Any]:
                 found = cell(config, run, data, fresh, schedule, kind, weighting, stream(key, "fit"))
                 metrics |= {f"{schedule}_{kind}_{weighting}_{name}": value for name, value in found.items()}
                 rows.append({"schedule": schedule, "kind": kind, "weighting": weighting} | shown(found))
+                jax.clear_caches()  # programs of this cell alone; a process may map only so many
     print(gm.lab.text_table(rows))
     print(f"W2 of fresh data {metrics['w2_floor']:.3f}")
     (run.folder / "predictions.txt").write_text(gm.lab.text_table(rows) + "\n")

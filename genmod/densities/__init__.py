@@ -1,6 +1,9 @@
 """Distributions to start from: bases of flows, priors, sources, noise. Any `distrax.Distribution` may stand in their place."""
 
+from genmod.densities.amortized import Amortized as Amortized
 from genmod.densities.base import FromDistrax as FromDistrax, as_distribution as as_distribution
+from genmod.densities.divergence import kl_one as kl_one
+from genmod.densities.factorized import Factorized as Factorized
 from genmod.densities.functions import FromFunctions as FromFunctions
 from genmod.densities.heads import (
     BernoulliHead as BernoulliHead,
@@ -16,3 +19,4 @@ from genmod.densities.mixture_heads import (
 )
 from genmod.densities.product import Product as Product
 from genmod.densities.standard import Laplace as Laplace, Normal as Normal, StudentT as StudentT, Uniform as Uniform
+from genmod.densities.vamp import VampPrior as VampPrior

@@ -10,6 +10,7 @@ log p of a value that the dtype of x can hold but the distribution cannot give i
 import abc
 import dataclasses
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +26,12 @@ _HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
 
 
 class Head(Description, abc.ABC):
-    """A distribution of one number; `num_params` raw numbers make one of it."""
+    """A distribution of one number; `num_params` raw numbers make one of it.
+
+    reparameterized: whether draws carry the gradient of raw.
+    """
+
+    reparameterized: bool = False
 
     @property
     @abc.abstractmethod
@@ -55,6 +61,14 @@ class Head(Description, abc.ABC):
     def mean(self, raw: Array) -> Array:
         """The expectation of every entry, a float array of shape raw.shape[:-1]."""
         return self._mean(_float32(raw))
+
+    def kl(self, raw: Array, other: "Head", other_raw: Array) -> Array | None:
+        """KL of every entry from that of another head of the same family, in nats, of shape raw.shape[:-1]; None where no closed
+        form is known."""
+        return self._kl(_float32(raw), other, _float32(other_raw)) if type(other) is type(self) else None
+
+    def _kl(self, raw: Array, other: Any, other_raw: Array) -> Array | None:
+        return None
 
     @abc.abstractmethod
     def _log_prob(self, raw: Array, x: Array) -> Array: ...
@@ -88,6 +102,12 @@ class BernoulliHead(Head):
     def _mean(self, raw):
         return jax.nn.sigmoid(raw[..., 0])
 
+    def _kl(self, raw, other, other_raw):
+        logit, against = raw[..., 0], other_raw[..., 0]
+        one = jax.nn.log_sigmoid(logit) - jax.nn.log_sigmoid(against)
+        zero = jax.nn.log_sigmoid(-logit) - jax.nn.log_sigmoid(-against)
+        return jax.nn.sigmoid(logit) * one + jax.nn.sigmoid(-logit) * zero
+
 
 @dataclasses.dataclass(frozen=True)
 class CategoricalHead(Head):
@@ -117,6 +137,9 @@ class CategoricalHead(Head):
     def _mean(self, raw):
         return jnp.sum(jax.nn.softmax(raw) * constant_like(np.arange(self.num_levels), raw), -1)
 
+    def _kl(self, raw, other, other_raw):
+        return jnp.sum(jax.nn.softmax(raw) * (jax.nn.log_softmax(raw) - jax.nn.log_softmax(other_raw)), -1)
+
 
 @dataclasses.dataclass(frozen=True)
 class NormalHead(Head):
@@ -127,6 +150,7 @@ class NormalHead(Head):
 
     scale: float | None = None
     bound: float = 5.0
+    reparameterized = True
 
     def __post_init__(self):
         super().__post_init__()
@@ -139,18 +163,24 @@ class NormalHead(Head):
     def event(self, shape):
         return Real(shape)
 
-    def _log_scale(self, raw):
+    def log_scale(self, raw: Array) -> Array:
+        """The log of the standard deviation of every entry, of shape raw.shape[:-1]."""
         return soft_bound(raw[..., 1], self.bound) if self.scale is None else jnp.full_like(raw[..., 0], math.log(self.scale))
 
     def _log_prob(self, raw, x):
-        log_scale = self._log_scale(raw)
+        log_scale = self.log_scale(raw)
         return -0.5 * ((x - raw[..., 0]) * jnp.exp(-log_scale)) ** 2 - log_scale - _HALF_LOG_2PI
 
     def _sample(self, raw, key):
-        return raw[..., 0] + jnp.exp(self._log_scale(raw)) * jax.random.normal(key, raw.shape[:-1], raw.dtype)
+        return raw[..., 0] + jnp.exp(self.log_scale(raw)) * jax.random.normal(key, raw.shape[:-1], raw.dtype)
 
     def _mean(self, raw):
         return raw[..., 0]
+
+    def _kl(self, raw, other, other_raw):
+        log_ratio = self.log_scale(raw) - other.log_scale(other_raw)
+        offset = (raw[..., 0] - other_raw[..., 0]) * jnp.exp(-other.log_scale(other_raw))
+        return 0.5 * (jnp.expm1(2.0 * log_ratio) + offset**2) - log_ratio
 
 
 @dataclasses.dataclass(frozen=True)
@@ -173,6 +203,10 @@ class PoissonHead(Head):
 
     def _mean(self, raw):
         return jnp.exp(soft_bound(raw[..., 0], 20.0))
+
+    def _kl(self, raw, other, other_raw):
+        log_ratio = soft_bound(other_raw[..., 0], 20.0) - soft_bound(raw[..., 0], 20.0)
+        return self._mean(raw) * (jnp.expm1(log_ratio) - log_ratio)
 
 
 def _log_poisson(x: Array, log_rate: Array) -> Array:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from genmod.core.checks import check_count
 from genmod.core.distribution import Distribution
 from genmod.core.event import Real
-from genmod.core.types import Array, Shape
+from genmod.core.types import Array, Params, Shape
 
 _HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
 
@@ -43,14 +43,15 @@ class FullNormal(_OfVectors):
 
     def log_prob_one(self, params, x, context=None, key=None):
         x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-        z = jax.scipy.linalg.solve_triangular(self._factor(params), x - params["mean"], lower=True)
+        z = jax.scipy.linalg.solve_triangular(self.factor(params), x - params["mean"], lower=True)
         return -0.5 * jnp.sum(z**2) - params["log_scale"].sum() - x.size * _HALF_LOG_2PI
 
     def sample_one(self, params, key, context=None):
         z = jax.random.normal(key, self.shape, params["mean"].dtype)
-        return params["mean"] + jnp.matmul(self._factor(params), z, precision="highest")
+        return params["mean"] + jnp.matmul(self.factor(params), z, precision="highest")
 
-    def _factor(self, params) -> Array:
+    def factor(self, params: Params) -> Array:
+        """The Cholesky factor L, (D, D)."""
         return jnp.tril(params["lower"], -1) + jnp.diag(jnp.exp(params["log_scale"]))
 
 

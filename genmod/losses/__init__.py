@@ -9,3 +9,13 @@ from genmod.losses.score import (
     explicit_score_matching as explicit_score_matching,
     sliced_score_matching as sliced_score_matching,
 )
+from genmod.losses.variational import (
+    ELBO as ELBO,
+    IWAE as IWAE,
+    Latent as Latent,
+    Objective as Objective,
+    Renyi as Renyi,
+    importance_bound as importance_bound,
+    log_weights as log_weights,
+    renyi_bound as renyi_bound,
+)

@@ -6,3 +6,4 @@ from genmod.models.diffusion import Bound as Bound, Diffusion as Diffusion
 from genmod.models.flow import Flow as Flow, Pushforward as Pushforward
 from genmod.models.flow_matching import FlowMatching as FlowMatching, Reflow as Reflow
 from genmod.models.score import ScoreModel as ScoreModel
+from genmod.models.vae import VAE as VAE, RateDistortion as RateDistortion

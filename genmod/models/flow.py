@@ -33,7 +33,8 @@ class Pushforward(Model, abc.ABC):
     """A model that samples its base density and moves the draws by its bijector; subclasses say how it is trained.
 
     `log_prob` is exact unless the bijector's log-determinant is an estimate. Where an ODE solve fails, samples and
-    log-densities are NaN; the methods `*_with_info` return the last state and the count.
+    log-densities are NaN; the methods `*_with_info` return the last state and the count. A context reaches the bijector, the
+    base, or both.
     Parameters: {"bijector": ...}, and "base" where the base density learns.
     """
 
@@ -43,8 +44,12 @@ class Pushforward(Model, abc.ABC):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.base.context_shape is not None:
-            raise ValueError(f"base must be no conditional distribution, got one with context_shape={self.base.context_shape}")
+        shapes = {self.bijector.context_shape, self.base.context_shape} - {None}
+        if len(shapes) > 1:
+            raise ValueError(
+                f"base and bijector must have the same context, got context_shape={self.base.context_shape} and "
+                f"{self.bijector.context_shape}"
+            )
         _ = self.support  # refuses a base that leaves the domain of a layer
 
     @functools.cached_property
@@ -53,7 +58,7 @@ class Pushforward(Model, abc.ABC):
 
     @property
     def context_shape(self):
-        return self.bijector.context_shape
+        return self.bijector.context_shape if self.base.context_shape is None else self.base.context_shape
 
     @property
     def likelihood(self):
@@ -70,13 +75,13 @@ class Pushforward(Model, abc.ABC):
     @over_events
     def encode(self, params: Params, x: ArrayLike, context: ArrayLike | None = None, *, key: Key | None = None) -> Array:
         """The latents z of events x, any axes + event_shape. Compiled."""
-        z, _, info = self.bijector._move(params["bijector"], x, context, None, True, False)  # type: ignore[arg-type]
+        z, _, info = self.bijector._move(params["bijector"], x, self._of_bijector(context), None, True, False)  # type: ignore[arg-type]
         return mark_failed(z, info)
 
     @over_events(event=lambda self: self.base.event)
     def decode(self, params: Params, z: ArrayLike, context: ArrayLike | None = None, *, key: Key | None = None) -> Array:
         """The events x of latents z, any axes + base.event_shape: the inverse of `encode`. Compiled."""
-        x, _, info = self.bijector._move(params["bijector"], z, context, None, False, False)  # type: ignore[arg-type]
+        x, _, info = self.bijector._move(params["bijector"], z, self._of_bijector(context), None, False, False)  # type: ignore[arg-type]
         return mark_failed(x, info)
 
     def tempered(self, temperature: float) -> Self:
@@ -89,26 +94,26 @@ class Pushforward(Model, abc.ABC):
             raise ValueError(f"temperature={temperature} wants a Normal base, got {type(self.base).__name__}")
         return dataclasses.replace(self, base=self.base.tempered(temperature))  # type: ignore[type-var]
 
-    def draw_base_one(self, params: Params, key: Key) -> Array:
+    def draw_base_one(self, params: Params, key: Key, context: Context = None) -> Array:
         """ONE draw of the base density, in the precision of the parameters."""
         floats = [a.dtype for a in jax.tree.leaves(params) if jnp.issubdtype(a.dtype, jnp.floating)]
         self._check_bound(params)
-        z = self.base.sample_one(self.base_params(params), key)
+        z = self.base.sample_one(self.base_params(params), key, self._of_base(context))
         return z.astype(jnp.result_type(*floats)) if floats else z
 
     def push_one(self, params: Params, z: Array, context: Context = None, key: Key | None = None) -> tuple[Array, Array]:
         """(x, log p(x)) of ONE latent event z."""
-        x, log_det, info = self.bijector._move(params["bijector"], z, context, key, False, True)
+        x, log_det, info = self.bijector._move(params["bijector"], z, self._of_bijector(context), key, False, True)
         lost = log_det == -jnp.inf  # the draw left the domain of a layer
         x, log_det = jnp.where(lost, jnp.nan, x), jnp.where(lost, jnp.nan, log_det)
-        log_prob = self._log_base(params, z, key) - log_det
+        log_prob = self._log_base(params, z, context, key) - log_det
         return mark_failed(x, info), mark_failed(log_prob, info)
 
     def log_prob_info_one(self, params, x, context=None, key=None):
         self._check_bound(params)
         x, outside = kept_inside(x, self.support or REALS, closed=True)
-        z, log_det, info = self.bijector._move(params["bijector"], x, context, key, True, True)
-        log_prob = self.checked_scalar(self._log_base(params, z, key) + log_det)
+        z, log_det, info = self.bijector._move(params["bijector"], x, self._of_bijector(context), key, True, True)
+        log_prob = self.checked_scalar(self._log_base(params, z, context, key) + log_det)
         return log_prob if outside is None else jnp.where(outside, -jnp.inf, log_prob), info
 
     def base_params(self, params: Params) -> Params:
@@ -116,10 +121,16 @@ class Pushforward(Model, abc.ABC):
         base = params.get("base", {})
         return base.constant if isinstance(base, Fixed) else base
 
-    def _log_base(self, params, z, key):
+    def _of_bijector(self, context):
+        return None if self.bijector.context_shape is None else context
+
+    def _of_base(self, context):
+        return None if self.base.context_shape is None else context
+
+    def _log_base(self, params, z, context, key):
         """log p of the latent event, by a key of its own where that is random."""
         own_key = None if key is None else jax.random.fold_in(key, 1)
-        return self.base.checked_scalar(self.base.log_prob_one(self.base_params(params), z, None, own_key))
+        return self.base.checked_scalar(self.base.log_prob_one(self.base_params(params), z, self._of_base(context), own_key))
 
     def _check_bound(self, params):
         """Parameters of a layer of another event shape might broadcast; known while tracing, so it costs nothing."""
@@ -131,8 +142,8 @@ class Pushforward(Model, abc.ABC):
         return mark_failed(*self.log_prob_info_one(params, x, context, key))
 
     def sample_info_one(self, params, key, context=None):
-        z = self.draw_base_one(params, key)
-        x, _, info = self.bijector._move(params["bijector"], z, context, None, False, False)
+        z = self.draw_base_one(params, key, context)
+        x, _, info = self.bijector._move(params["bijector"], z, self._of_bijector(context), None, False, False)
         return x, info
 
     def sample_one(self, params, key, context=None):
@@ -140,16 +151,16 @@ class Pushforward(Model, abc.ABC):
 
     def sample_and_log_prob_one(self, params, key, context=None):
         if self.bijector.likelihood is Likelihood.EXACT:
-            return self.push_one(params, self.draw_base_one(params, key), context)
+            return self.push_one(params, self.draw_base_one(params, key, context), context)
         # An estimate of the log-determinant wants a stream of its own.
         keys = jax.random.split(key)
-        return self.push_one(params, self.draw_base_one(params, keys[0]), context, keys[1])
+        return self.push_one(params, self.draw_base_one(params, keys[0], context), context, keys[1])
 
     def _init(self, key, x, context):
         keys = jax.random.split(key)
-        params = {"bijector": self.bijector.init_rows(keys[0], x, context)}
+        params = {"bijector": self.bijector.init_rows(keys[0], x, self._of_bijector(context))}
         dtype = jnp.promote_types(x.dtype, jnp.float32)
-        base = self.base._init(keys[1], jnp.zeros((1, *self.base.event_shape), dtype), None)
+        base = self.base._init(keys[1], jnp.zeros((1, *self.base.event_shape), dtype), self._of_base(context))
         return params | ({"base": base} if base else {})
 
 

@@ -63,6 +63,8 @@ class FlowMatching(Pushforward):
         if self.data_side is not None:
             check_parts(self, data_side=Bijector)
         super().__post_init__()
+        if self.base.context_shape is not None:
+            raise ValueError(f"base must be no conditional distribution, got one with context_shape={self.base.context_shape}")
         wanted = self.path.source_scale
         if wanted is not None and self.base != Normal(self.base.event_shape, wanted):
             raise ValueError(

@@ -1,0 +1,217 @@
+"""Variational autoencoders: p(x) = int p(z) p(x | z) dz, trained with q(z | x) through a bound (Kingma & Welling 2013,
+arXiv:1312.6114; Rezende et al. 2014, arXiv:1401.4082).
+
+    log p(x) >= E_q[log p(x | z)] - KL(q(z | x) || p(z))
+
+A VAE is five parts, none of which is special to Gaussians: a prior, any `Distribution`; an encoder, a network from x to features;
+a posterior, any conditional `Distribution` of z given the features; a decoder, a network from z to raw numbers; and a `Head`, the
+law of x given these.
+
+    posterior = gm.densities.Amortized(gm.densities.Factorized(gm.densities.NormalHead(), (2,)), (64,))
+    model = gm.models.VAE((64,), encoder, posterior, decoder, gm.densities.BernoulliHead())
+"""
+
+import dataclasses
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+from genmod import nets
+from genmod.core.batching import row_keys, vmap_events
+from genmod.core.checks import check_parts, check_shape
+from genmod.core.distribution import Distribution, Likelihood, over_events
+from genmod.core.event import Real
+from genmod.core.types import Array, Context, Key, Params, Shape
+from genmod.densities import Head, Normal, VampPrior, as_distribution, kl_one
+from genmod.losses.variational import ELBO, Latent, Objective, log_weights
+from genmod.models.base import Model
+
+
+class RateDistortion(NamedTuple):
+    """KL(q || prior) and -E_q log p(x | z) of each event, in nats; their sum bounds -log p(x) from above."""
+
+    rate: Array
+    distortion: Array
+
+
+@dataclasses.dataclass(frozen=True)
+class VAE(Model):
+    """A variational autoencoder.
+
+    Attributes:
+      shape: of a datum.
+      encoder: a Linen module x -> features, of the posterior's context_shape; with a context, (x, context) -> features. It sees
+        x as real numbers.
+      posterior: q(z | features).
+      decoder: a Linen module z -> raw numbers, as many as shape + (head.num_params,) has, of any shape; with a context and
+        `decode_context`, (z, context) -> raw numbers.
+      head: the law of x given the raw numbers.
+      prior: of z; conditional on the model's context where it has a context_shape. None: standard normal. A `VampPrior` is made
+        of the posterior.
+      objective: what `loss` minimises and `log_prob` is: a LOWER_BOUND, a draw that wants a key.
+      context_shape: of p(x | context). decode_context: whether the decoder sees it; where it does not, and the prior does, the
+        model is an identifiable VAE (Khemakhem et al. 2020, arXiv:1907.04809).
+
+    Parameters: {"encoder", "posterior", "decoder", "prior"}.
+    Raises ValueError for parts that do not fit each other, at the latest by `init`.
+    """
+
+    shape: Shape
+    encoder: Any
+    posterior: Distribution
+    decoder: Any
+    head: Head
+    prior: Distribution = None  # type: ignore[assignment]
+    objective: Objective = ELBO()
+    context_shape: Shape | None = None
+    decode_context: bool = True
+
+    likelihood = Likelihood.LOWER_BOUND
+    reparameterized = False
+
+    def __post_init__(self):
+        check_parts(self, posterior=Distribution, head=Head, objective=Objective)
+        object.__setattr__(self, "shape", check_shape("shape", self.shape))
+        prior = Normal(self.posterior.event_shape) if self.prior is None else as_distribution(self.prior)
+        object.__setattr__(self, "prior", prior)
+        super().__post_init__()
+        if self.posterior.context_shape is None:
+            raise ValueError("posterior must be conditional on the encoder's features: give it a context_shape, or use Amortized")
+        if math.prod(self.posterior.event_shape) == 0:
+            raise ValueError(f"the latent must have at least one entry, got shape {self.posterior.event_shape}")
+        if prior.event != self.posterior.event:
+            raise ValueError(f"prior and posterior must have the same events, got {prior.event} and {self.posterior.event}")
+        if prior.context_shape not in (None, self.context_shape):
+            raise ValueError(f"prior wants a context of shape {prior.context_shape}, the model has {self.context_shape}")
+
+    @property
+    def event(self):
+        return self.head.event(self.shape)
+
+    @over_events
+    def rate_distortion(
+        self, params: Params, x: ArrayLike, context: ArrayLike | None = None, *, key: Key | None = None
+    ) -> RateDistortion:
+        """The two parts of the evidence bound of events x, any axes + event_shape, by one draw for each. Compiled.
+
+        Raises ValueError without a key: the distortion is a random draw.
+        """
+        terms = ELBO().terms_one(self._latent(params, x, context), self._random(key))  # type: ignore[arg-type]
+        return RateDistortion(terms["rate"].sum(), terms["distortion"])
+
+    @over_events
+    def kl(self, params: Params, x: ArrayLike, context: ArrayLike | None = None, *, key: Key | None = None) -> Array:
+        """KL(q(z | x) || p(z)) by latent dimension, any axes + the shape of the closed form, in nats. Compiled.
+
+        Raises NotImplementedError where no closed form is known.
+        """
+        found = self._kl(params, self._features(params, x, context), context)
+        if found is None:
+            raise NotImplementedError(f"KL({type(self.posterior).__name__} || {type(self.prior).__name__}) has no closed form")
+        return found
+
+    def log_weights_one(self, params: Params, x: Array, context: Context, key: Key, num_samples: int) -> Array:
+        """log p(x, z) - log q(z | x) of ONE event at draws of q, (num_samples,): what estimates of the evidence are made of.
+
+        Args:
+          x: the event. context: of it. key: of the draws. num_samples: how many.
+        """
+        return log_weights(self._latent(params, x, context), key, num_samples)
+
+    def encode_one(self, params: Params, x: Array, key: Key, context: Context = None) -> Array:
+        """ONE draw of q(z | x)."""
+        return self.posterior.sample_one(params["posterior"], key, self._features(params, x, context))
+
+    def decode_one(self, params: Params, z: Array, context: Context = None) -> Array:
+        """E[x | z] of ONE latent, a float array of event_shape."""
+        return self.head.mean(self._raw(params, z, context))
+
+    def _init(self, key, x, context):
+        keys = jax.random.split(key, 4)
+        seen, given = _real(x), None if context is None else context[0]
+        encoder = nets.init(self.encoder, keys[0], seen[0], *_optional(given))
+        features = vmap_events(
+            lambda x, c: nets.apply(self.encoder, encoder, x, *_optional(c)), (0, None if context is None else 0)
+        )(seen, context)
+        if features.shape[1:] != self.posterior.context_shape:
+            raise ValueError(
+                f"the encoder must give features of the posterior's context_shape, {self.posterior.context_shape}, got "
+                f"{features.shape[1:]}"
+            )
+        z = jax.random.normal(keys[1], (x.shape[0], *self.posterior.event_shape), seen.dtype)
+        z = z if isinstance(self.posterior.event, Real) else self.posterior.event.example(x.shape[0])
+        posterior = self.posterior._init(keys[1], z, features)
+        decoder = nets.init(self.decoder, keys[2], _real(z)[0], *_optional(given if self.decode_context else None))
+        prior = self.prior._init(keys[3], x if isinstance(self.prior, VampPrior) else z, context if self._conditional else None)
+        params = {"encoder": encoder, "posterior": posterior, "decoder": decoder, "prior": prior}
+        jax.eval_shape(lambda: self._raw(params, z[0], given))
+        return params
+
+    def loss(self, params, key, batch, *, step=None):
+        x, context, weight = self.read(batch)
+
+        def one(x, context, key):
+            return self.objective.terms_one(self._latent(params, x, context), key)
+
+        axes = (0, None if context is None else 0, 0)
+        return self.objective.loss(vmap_events(one, axes)(x, context, row_keys(key, x.shape[0])), weight, step)
+
+    def log_prob_one(self, params, x, context=None, key=None):
+        return self.objective.bound_one(self._latent(params, x, context), self._random(key))
+
+    def sample_one(self, params, key, context=None):
+        keys = jax.random.split(key)
+        z = self.prior.sample_one(self._prior_params(params), keys[0], context if self._conditional else None)
+        return self.head.sample(self._raw(params, z, context), keys[1])
+
+    @property
+    def _conditional(self):
+        return self.prior.context_shape is not None
+
+    def _latent(self, params, x, context):
+        features = self._features(params, x, context)
+        held = jax.lax.stop_gradient((params["posterior"], features))
+        prior_params, given = self._prior_params(params), context if self._conditional else None
+        return Latent(
+            lambda key: self.posterior.sample_and_log_prob_one(params["posterior"], key, features),
+            lambda z: self.head.log_prob(self._raw(params, z, context), x).sum(),
+            lambda z: self.prior.log_prob_one(prior_params, z, given),
+            lambda z: self.posterior.log_prob_one(held[0], z, held[1]),
+            self._kl(params, features, context),
+        )
+
+    def _kl(self, params, features, context):
+        given = context if self._conditional else None
+        return kl_one(self.posterior, params["posterior"], features, self.prior, self._prior_params(params), given)
+
+    def _features(self, params, x, context):
+        return nets.apply(self.encoder, params["encoder"], _real(x), *_optional(context))
+
+    def _raw(self, params, z, context):
+        raw = nets.apply(self.decoder, params["decoder"], _real(z), *_optional(context if self.decode_context else None))
+        wanted = (*self.shape, self.head.num_params)
+        if raw.size != math.prod(wanted):
+            raise ValueError(f"the decoder must give {math.prod(wanted)} raw numbers, {wanted} of {self.head}, got {raw.shape}")
+        return raw.reshape(wanted)
+
+    def _prior_params(self, params):
+        if not isinstance(self.prior, VampPrior):
+            return params["prior"]
+        features = jax.vmap(lambda x: self._features(params, x, None))(params["prior"]["inputs"])
+        return {"features": features, "posterior": params["posterior"]}
+
+    def _random(self, key):
+        if key is None:
+            raise ValueError("the bound of a VAE is a random draw: pass key=...")
+        return key
+
+
+def _real(x: Array) -> Array:
+    return x if jnp.issubdtype(x.dtype, jnp.floating) else x.astype(float)
+
+
+def _optional(context: Context) -> tuple[Array, ...]:
+    return () if context is None else (context,)
