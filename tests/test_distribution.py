@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.stats
 from registry import DEQUANTIZERS, DIFFUSIONS, FLOWS, IMAGE_FLOWS
 
 import genmod as gm
@@ -317,7 +318,9 @@ def test_events_that_do_not_fit():
     conditional, params, x, context = case("conditional")
     with pytest.raises(ValueError, match=r"^Flow is conditional: pass context of shape \(3,\)$"):
         conditional.log_prob(params, x)
-    with pytest.raises(ValueError, match=r"^context must have shape \(6, 3\), got \(3,\)$"):
+    with pytest.raises(
+        ValueError, match=r"^context must have shape \(6, 3\), got \(3,\); class labels are integers of shape \(6,\)$"
+    ):
         conditional.loss(params, jax.random.key(0), (x, context[0]))
 
 
@@ -420,10 +423,26 @@ def test_a_draw_of_another_shape_is_refused(key):
         law.sample({}, key, (4,))
 
 
-def test_a_conditional_base_is_refused():
-    base = gm.flows.real_nvp((3,), 1, hidden_sizes=(4,), context_shape=(2,))
-    with pytest.raises(ValueError, match=r"no conditional distribution, got one with context_shape=\(2,\)"):
-        gm.models.Flow(gm.bijectors.ActNorm(), base)
+def test_a_base_may_be_conditional(key):
+    """z ~ N(mean(c), scale(c)^2), x = exp(z): the log-normal of that context, in every method."""
+    base = gm.densities.Amortized(gm.densities.Factorized(gm.densities.NormalHead(), (2,)), (3,))
+    flow = gm.models.Flow(gm.bijectors.Exp(), base)
+    contexts = np.random.default_rng(0).standard_normal((5, 3)).astype(np.float32)
+    params = flow.init(key, np.ones((5, 2), np.float32), contexts)
+    params["base"]["kernel"] = jax.random.normal(key, (4, 3))
+    raw = (contexts @ params["base"]["kernel"].T).reshape(5, 2, 2)
+    scale = np.exp(5 * np.tanh(raw[..., 1] / 5))
+    x, log_prob = flow.sample_and_log_prob(params, key, context=contexts)
+    wanted = scipy.stats.lognorm.logpdf(x, scale, scale=np.exp(raw[..., 0])).sum(1)
+    np.testing.assert_allclose(log_prob, wanted, rtol=1e-4)
+    np.testing.assert_allclose(flow.log_prob(params, x, contexts), wanted, rtol=1e-4)
+    np.testing.assert_allclose(flow.decode(params, flow.encode(params, x, contexts), contexts), x, rtol=1e-5)
+    assert jnp.isfinite(flow.loss(params, key, (x, contexts))[0])
+    conditional = gm.flows.real_nvp((2,), 1, hidden_sizes=(4,), context_shape=(4,))
+    with pytest.raises(ValueError, match=r"the same context, got context_shape=\(3,\) and \(4,\)"):
+        gm.models.Flow(conditional.bijector, base)
+    with pytest.raises(ValueError, match=r"no conditional distribution, got one with context_shape=\(3,\)"):
+        gm.flows.flow_matching((2,), base=base)
 
 
 def test_parameters_of_another_event_size_do_not_broadcast(key):
