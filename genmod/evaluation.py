@@ -46,7 +46,7 @@ def evaluate(
 
     Args:
       model: any Model, with its params.
-      x: held-out events. context: of all, or one for each, (n,) + context_shape. weight: one for each, (n,).
+      x: held-out events. context: of all, or one for each, (n,) + context_shape, or labels (n,). weight: one for each, (n,).
       key: for samples, and for models whose log_prob is random.
       true_log_prob: the exact log-density. `gap_nats` is then the paired mean of log p_true(x) - log p_model(x), an estimate
         of KL(true || model), with `gap_nats_sem`.

@@ -28,6 +28,7 @@ CONTEXTS = {
     "one_hot_of_integers": lambda rng, num: np.eye(3, dtype=int)[rng.integers(0, 3, num)],
     "flags": lambda rng, num: rng.integers(0, 2, (num, 2)) > 0,
     "labels": lambda rng, num: rng.integers(0, 3, num),
+    "classes": lambda rng, num: rng.integers(0, 3, num),
 }
 OPTIMIZERS = {
     "adam": lambda: optax.adam(1e-3),
@@ -66,12 +67,12 @@ def run(seed, model, dtype, dim, context, optimizer, batch_size, jit):
             MODELS[model]((dim,), context_shape=(2,))
         return
     contexts = None if context == "none" else CONTEXTS[context](rng, 96)
-    options = {} if contexts is None else {"context_shape": contexts.shape[1:]}
+    options = {} if contexts is None else {"context_shape": (3,) if context == "classes" else contexts.shape[1:]}
     built = MODELS[model]((dim,), **options)
     data = x if contexts is None else (x, contexts)
     settings = {"key": key, "optimizer": OPTIMIZERS[optimizer](), "batch_size": batch_size, "num_steps": 3, "progress": False}
     if context == "labels":
-        with pytest.raises(TypeError, match="one_hot"):
+        with pytest.raises(TypeError, match=r"context_shape=\(num_classes,\)"):
             gm.fit(built, data, **settings)
         return
     fit = gm.fit(built, data, **settings)

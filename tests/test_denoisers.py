@@ -193,6 +193,7 @@ def test_a_clipped_model_survives_the_end_without_signal(key):
     model = gm.flows.diffusion(
         (2,),
         schedule=denoising.Cosine(),
+        kind="eps",
         hidden_sizes=(8,),
         scaling=None,
         sampler=denoising.Steps(denoising.DDIM(), denoising.UniformGrid(50)),

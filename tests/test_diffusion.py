@@ -562,3 +562,25 @@ def first_plus_second(x):
 def test_bad_settings(make, error, match):
     with pytest.raises(error, match=match):
         make()
+
+
+@pytest.mark.parametrize(
+    ("kind", "weighting", "schedule", "warns"),
+    [
+        ("edm", denoising.SimpleWeighting(), denoising.EDM(), False),
+        ("v", denoising.VWeighting(), VP, False),
+        ("eps", denoising.SimpleWeighting(), denoising.Cosine(), False),
+        ("x0", denoising.MinSNR(), denoising.Straight(), False),
+        ("x0", denoising.SimpleWeighting(), VP, True),
+        ("eps", denoising.VWeighting(), denoising.Cosine(), True),
+        ("edm", denoising.VWeighting(), denoising.EDM(), True),
+    ],
+)
+def test_losses_that_few_noise_levels_carry_are_warned_of(kind, weighting, schedule, warns):
+    options: dict = {"schedule": schedule, "kind": kind, "weighting": weighting}
+    if not warns:
+        gm.flows.diffusion((2,), **options)  # a warning is an error here
+        return
+    with pytest.warns(UserWarning, match=rf"of the noise levels carry the loss of kind='{kind}'"):
+        gm.flows.diffusion((2,), **options)
+    gm.flows.diffusion((2,), **options, times=denoising.UniformLogSNRTimes())

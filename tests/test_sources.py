@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import json
 import warnings
 
 import jax
@@ -12,6 +13,7 @@ import pytest
 
 import genmod as gm
 from genmod.training import batches
+from genmod.training.checkpoint import Checkpoints
 from genmod.training.reading import is_stream
 from genmod.training.sources import STACK_BYTES, Stream, read_all
 
@@ -247,6 +249,146 @@ def test_what_is_a_stream():
         assert not is_stream(data)
 
 
+# --- iterators that know where they are -----------------------------------------------------------------------------------
+
+
+class Placed:
+    """What an iterator of Grain is to us: batches 0, 1, ..., and its place as JSON or, in older ones, bytes."""
+
+    def __init__(self, num=40, first=0, as_bytes=False):
+        self.num, self.first, self.as_bytes = num, first, as_bytes
+        self.state, self.num_read = {"next": 0}, 0
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        if self.state["next"] == self.num:
+            raise StopIteration
+        value = self.first + self.state["next"]
+        self.state["next"] += 1
+        self.num_read += 1
+        return np.full((2, 1), float(value), np.float32)
+
+    def get_state(self):
+        return json.dumps(self.state).encode() if self.as_bytes else self.state
+
+    def set_state(self, state):
+        self.state = json.loads(state) if self.as_bytes else dict(state)
+
+
+class PlacedLoader:
+    """Each turn has three batches, and others than the turn before: as of a loader that shuffles anew."""
+
+    def __init__(self):
+        self.turn = 0
+
+    def __iter__(self):
+        self.turn += 1
+        return Placed(3, 10 * self.turn)
+
+
+class Stopped(Exception):
+    pass
+
+
+def stop_at(number):
+    def callback(step, metrics, params):
+        if step == number:
+            raise Stopped
+
+    return callback
+
+
+def position_in(folder):
+    with Checkpoints(folder) as checkpoints:
+        return checkpoints.note(checkpoints.latest_step())["position"]
+
+
+@pytest.mark.parametrize("as_bytes", [False, True], ids=["json", "bytes"])
+def test_an_iterator_that_knows_its_place_goes_on_there(tmp_path, as_bytes):
+    options = {"num_steps": 9, "validate_every": 2} | PULL
+    whole = fit(counted(), **options)
+    for kind in ("fresh", "advanced"):
+        first = Placed(as_bytes=as_bytes)
+        with pytest.raises(Stopped):
+            fit(first, checkpoint=tmp_path / kind, callback=stop_at(4), **options)
+        assert first.state == {"next": 6}  # two were read ahead
+        (place,) = position_in(tmp_path / kind).keys() & {"state", "bytes"}
+        assert place == ("bytes" if as_bytes else "state")
+        again = Placed(as_bytes=as_bytes) if kind == "fresh" else first
+        before = again.num_read
+        resumed = fit(again, checkpoint=tmp_path / kind, **options)
+        assert again.num_read - before == 1 + 5  # one tells the shapes
+        assert resumed.params["w"] == whole.params["w"]
+        np.testing.assert_array_equal(resumed.history["seen"], whole.history["seen"])
+        assert again.state == {"next": 9}
+
+
+def test_a_place_within_a_dispatch_is_kept(tmp_path):
+    def bad_at_six(params, key, batch):
+        loss, metrics = pull(params, key, batch)
+        return jnp.where(batch.mean() == 6.0, jnp.nan, loss), metrics
+
+    options = {"loss_fn": bad_at_six, "params": START, "num_steps": 12, "validate_every": 4, "checkpoint": tmp_path}
+    # Resumed, it meets the same batch at once: one for the shapes, two from the place of the dispatch, two, and four ahead.
+    for data, read in ((Placed(), 1 + 3 + 4 + 4), (Placed(), 1 + 2 + 2 + 4)):
+        with pytest.raises(FloatingPointError, match="stopped at step 6"):
+            fit(data, **options)
+        assert data.num_read == read
+
+
+@dataclasses.dataclass(frozen=True)
+class PullTwice(gm.Step):
+    num_batches = 2
+
+    def init(self, params, key, batch):
+        return params
+
+    def __call__(self, state, key, batch):
+        seen = batch.mean()
+        return {"w": state["w"] + 0.1 * (seen - state["w"])}, {"loss": seen, "first": batch[0].mean()}
+
+    def evaluation_params(self, state):
+        return state
+
+
+def test_the_iterators_of_a_loader_keep_their_turn(tmp_path):
+    options = {"step": PullTwice(), "params": START, "num_steps": 11, "validate_every": 3}
+    whole = fit(PlacedLoader(), **options)
+    turns = np.array([10 * turn + i for turn in range(1, 9) for i in range(3)])
+    np.testing.assert_allclose(whole.history["first"], [turns[a:b:2].mean() for a, b in ((0, 6), (6, 12), (12, 18), (18, 22))])
+    with pytest.raises(Stopped):
+        fit(PlacedLoader(), checkpoint=tmp_path, callback=stop_at(6), **options)
+    assert position_in(tmp_path) == {"state": {"next": 3}, "turn": 4, "past": 0}
+    resumed = fit(PlacedLoader(), checkpoint=tmp_path, **options)
+    assert resumed.params["w"] == whole.params["w"]
+    np.testing.assert_array_equal(resumed.history["first"], whole.history["first"])
+
+
+def test_a_place_that_is_no_json_is_refused_where_a_checkpoint_wants_it(tmp_path):
+    data = Placed()
+    data.state["generator"] = np.random.default_rng(0)
+    fit(data, **PULL)
+    with pytest.raises(TypeError, match=r"get_state\(\) of the data iterator must give a dict of JSON values.*Generator"):
+        fit(data, checkpoint=tmp_path, **PULL)
+
+
+def test_an_iterator_that_cannot_tell_its_place_is_gone_through(tmp_path):
+    class Lost(Placed):
+        def get_state(self):
+            raise NotImplementedError
+
+    options = {"validate_every": 2, "checkpoint": tmp_path} | PULL
+    fit(Lost(), num_steps=4, **options)
+    assert position_in(tmp_path) is None
+    data = Placed()  # which could tell, but nothing was told
+    assert fit(data, num_steps=8, **options).params["w"] == fit(counted(), num_steps=8, validate_every=2, **PULL).params["w"]
+    assert data.num_read == 8
+    more = fit(counted(), num_steps=9, **options)  # and the other way round
+    assert more.params["w"] == fit(counted(), num_steps=9, validate_every=2, **PULL).params["w"]
+
+
 # --- no data ---------------------------------------------------------------------------------------------------------------
 
 
@@ -320,7 +462,7 @@ def test_params_of_another_model_are_refused():
 def test_permutations_are_uniform_and_of_every_epoch_another():
     num, epochs = 6, 3_000
     seed = jnp.array([12345, 67890], jnp.uint32)
-    drawn = np.asarray(jax.vmap(lambda e: batches.permutation(seed, e, num))(jnp.arange(epochs)))
+    drawn = np.asarray(jax.vmap(lambda e: batches.permutation(seed, e, num, num))(jnp.arange(epochs)))
     np.testing.assert_array_equal(np.sort(drawn, 1), np.tile(np.arange(num), (epochs, 1)))
     # Of the 720 permutations each is as likely: chi-square, 719 degrees of freedom.
     codes = drawn @ (num ** np.arange(num))
@@ -335,11 +477,48 @@ def test_permutations_are_uniform_and_of_every_epoch_another():
 
 
 def test_neighbouring_keys_give_other_permutations():
-    first = [np.asarray(batches.permutation(jnp.array(words, jnp.uint32), 0, 1_000)) for words in ((0, 0), (0, 1), (1, 0))]
+    first = [np.asarray(batches.permutation(jnp.array(words, jnp.uint32), 0, 1_000, 1_000)) for words in ((0, 0), (0, 1), (1, 0))]
     for i, a in enumerate(first):
         for b in first[i + 1 :]:
             assert (a == b).sum() < 10  # of two random ones about 1 place agrees
             assert abs(np.corrcoef(a, b)[0, 1]) < 4.5 / np.sqrt(1_000)
+
+
+def mixed(x):
+    """The hash of batches.py, in NumPy."""
+    x = (x ^ (x >> np.uint32(16))) * np.uint32(0x7FEB352D)
+    x = (x ^ (x >> np.uint32(15))) * np.uint32(0x846CA68B)
+    return x ^ (x >> np.uint32(16))
+
+
+@pytest.mark.parametrize("largest", [False, True], ids=["any", "with the largest"])
+def test_a_permutation_sorts_the_hashes_of_its_rows_however_long_the_arrays_are(largest):
+    first, second, epoch = (np.array([word], np.uint32) for word in (123, 456, 3))
+    a = mixed(epoch + first)
+    if largest:  # the second word for which row 5 has the hash that rows beyond the last are given
+        b = np.asarray(batches._unmix(jnp.uint32(2**32 - 1))) ^ mixed(np.uint32([5]) + a)
+        second = np.asarray(batches._unmix(batches._unmix(jnp.asarray(b)) - first)) ^ epoch
+    b = mixed(mixed(epoch ^ second) + first)
+    hashes = mixed(mixed(np.arange(57, dtype=np.uint32) + a) ^ b)
+    assert (hashes[5] == 2**32 - 1) == largest
+    words = jnp.concatenate([jnp.asarray(first), jnp.asarray(second)])
+    for length in (57, 60, 1_000):
+        rows = batches.permutation(words, jnp.int32(3), jnp.int32(57), length)
+        np.testing.assert_array_equal(rows[:57], hashes.argsort())
+
+
+def test_lengths_of_arrays_are_few_and_not_much_longer():
+    lengths = np.array([batches.bucket(num) for num in range(9, 20_000)])
+    assert (lengths >= np.arange(9, 20_000)).all() and (lengths < 11 / 9 * np.arange(9, 20_000) + 1).all()
+    assert len(set(lengths[lengths <= 9 * 2**10])) == 4 * 10 + 1
+    assert all(batches.bucket(length) == length for length in set(lengths.tolist()))
+    assert batches.bucket(1_000) == batches.bucket(1_100) == 1_152
+    for rows in (X, jnp.asarray(X)):
+        longer = batches.padded({"x": rows})["x"]
+        np.testing.assert_array_equal(longer, np.pad(X, ((0, 2), (0, 0))))
+    large = np.zeros((24, batches.PADDED_BYTES // 4 // 24 + 1), np.float32)
+    for rows in (X[:22], jax.device_put(X, jax.devices()[0]), large, {"x": X, "key": jax.random.split(jax.random.key(0), 24)}):
+        assert batches.padded(rows) is None
 
 
 # --- precision -----------------------------------------------------------------------------------------------------------------
@@ -412,7 +591,7 @@ TEN = np.arange(8.0, dtype=np.float32)[:, None]
         (np.zeros((4, 3)), MODEL, ValueError, r"data must have shape \(n,\) \+ \(2,\), got \(4, 3\)"),
         (np.zeros(4), MODEL, ValueError, r"got \(4,\)"),
         (np.zeros((0, 2)), MODEL, ValueError, r"data must hold at least one event, got shape \(0, 2\)"),
-        (iter(()), MODEL, ValueError, "data is empty"),
+        (iter(()), MODEL, ValueError, "data is empty, or an iterator at its end"),
         ([X, X, X], MODEL, ValueError, "data must be x alone"),
         ("train.csv", MODEL, TypeError, "data must be an array of numbers, got str"),
         ((X, X), MODEL, ValueError, "data must be x alone, or .*: Flow takes no context"),

@@ -16,6 +16,7 @@ import optax
 import pytest
 
 import genmod as gm
+from genmod.training import program
 from genmod.training.checkpoint import Checkpoints
 
 ROOT = Path(__file__).parent.parent
@@ -445,6 +446,23 @@ def test_second_call_does_not_compile_again():
     assert len(traces) == 1
     run(3, optax.GradientTransformation(SGD.init, lambda *args: update(*args)))
     assert len(traces) == 2  # another function is another optimizer
+
+
+def test_a_new_number_of_rows_does_not_compile_again():
+    traces = []
+
+    def counted(params, key, batch):
+        traces.append(None)
+        return pull(params, key, batch)
+
+    ones = np.ones((110, 1), np.float32)
+    before = program.advance._cache_size()
+    for num in (96, 100, 104):
+        result = fit(ones[:num], loss_fn=counted, params=START, optimizer=SGD, num_steps=40, batch_size=32)
+        np.testing.assert_array_equal(result.history["seen"], 1.0)  # no row beyond the last
+    assert len(traces) == 1 and program.advance._cache_size() == before + 1
+    fit(ones[:105], loss_fn=counted, params=START, optimizer=SGD, num_steps=1, batch_size=32)
+    assert len(traces) == 2  # 104 rows fill their length
 
 
 def test_an_equal_optimizer_that_is_newly_built_does_not_compile_again():

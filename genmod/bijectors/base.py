@@ -43,6 +43,7 @@ class Bijector(Description, abc.ABC):
       onto_reals: whether it is known to map all of R^D onto R^D, in both directions.
       reads_data: whether `_init` reads the values of its example, and not its shape alone. False saves a composition the way
         of the data through its layers.
+      own_precision: whether the hooks get a context as it was given; else it comes in the precision of the event.
 
     z and x have equally many entries; a bijector that changes their shape says so in `data_shape` and `latent_shape`.
     """
@@ -52,6 +53,7 @@ class Bijector(Description, abc.ABC):
     likelihood: Likelihood = Likelihood.EXACT
     onto_reals: bool = False
     reads_data: bool = True
+    own_precision: bool = False
 
     def __post_init__(self):
         super().__post_init__()
@@ -67,12 +69,13 @@ class Bijector(Description, abc.ABC):
         if self.event_shape is not None and x.shape[1:] != self.event_shape:
             raise ValueError(f"x must have shape (n,) + {self.event_shape}, got {x.shape}")
         context = check_context(type(self).__name__, context, self.context_shape, batch=x.shape[:1])
-        return self.init_rows(key, x, same_precision(context, x))
+        return self.init_rows(key, x, None if context is None else jnp.asarray(context))
 
     def init_rows(self, key: Key, x: Array, context: Context = None) -> Params:
         """`init` of rows that have been checked: what a composition calls for its members."""
         x = x.astype(jnp.promote_types(x.dtype, jnp.float32))  # data may be of 16 bits, parameters are of 32 or 64
-        params = self._init(key, x, context if self.context_shape is not None else None)
+        context = context if self.context_shape is not None else None
+        params = self._init(key, x, context if self.own_precision else same_precision(context, x))
         if self.event_shape is not None or not isinstance(params, dict) or isinstance(params.get("event"), EventShape):
             return params  # a wrapper's parameters are those of what it wraps, which has noted its own shape
         if "event" in params:
@@ -171,7 +174,7 @@ class Bijector(Description, abc.ABC):
             raise ValueError(f"{name} must be one event of shape {shape}, got {event.shape}; jax.vmap takes a batch")
         wanted = self.latent_shape(event.shape) if inverse else self.data_shape(event.shape)
         context = check_context(type(self).__name__, context, self.context_shape)
-        context = same_precision(context, event)
+        context = None if context is None else jnp.asarray(context)
         moved, total, info = self._move(params, event, context, key, inverse, log_det)
         return _checked_output(self, event, wanted, moved, total, info)
 
@@ -188,11 +191,13 @@ class Bijector(Description, abc.ABC):
         self, params: Params, event: Array, context: Context, key: Key | None, inverse: bool, log_det: bool
     ) -> tuple[Array, ArrayLike, Info]:
         """The event on the other side, the log-determinant and the info: of x if `inverse`, else of z."""
-        return *(self._inverse if inverse else self._forward)(params, event, context), {}
+        return *(self._inverse if inverse else self._forward)(params, event, same_precision(context, event)), {}
 
 
 class InfoBijector(Bijector, abc.ABC):
     """A bijector that needs a key or reports how it went, or that is made of others, which may: it implements `_move`."""
+
+    own_precision = True
 
     @abc.abstractmethod
     def _move(

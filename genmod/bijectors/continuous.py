@@ -21,6 +21,7 @@ from genmod import nets
 from genmod.bijectors.base import InfoBijector
 from genmod.core.checks import check_parts, check_time
 from genmod.core.distribution import Likelihood
+from genmod.core.numerics import same_precision
 from genmod.core.types import Array, Context, Params, Shape
 from genmod.denoising.predictors import Predictor
 from genmod.dynamics import Adaptive, Integrator
@@ -152,6 +153,7 @@ class CNF(ContinuousFlow):
         Raises ValueError for a t outside [0, 1], and for a field whose output has another shape than x.
         """
         t = check_time(t)
+        context = same_precision(context, x)
         inputs = (x, t) if context is None else (x, t, context)
         velocity = nets.apply(self.field, params, *inputs, **options)
         if velocity.shape != x.shape:
@@ -160,9 +162,10 @@ class CNF(ContinuousFlow):
 
     def _init(self, key, x, context):
         time = jnp.zeros((), x.dtype)
-        inputs = (x[0], time) if context is None else (x[0], time, context[0])
+        own = None if context is None else same_precision(context[0], x)
+        inputs = (x[0], time) if own is None else (x[0], time, own)
         params = nets.init(self.field, key, *inputs)
-        jax.eval_shape(lambda: self.velocity(params, x[0], time, None if context is None else context[0]))
+        jax.eval_shape(lambda: self.velocity(params, x[0], time, own))
         return params
 
 
@@ -192,13 +195,14 @@ class ProbabilityFlow(ContinuousFlow):
 
     def velocity(self, params: Params, x: Array, t: Array, context: Context = None) -> Array:
         low, high = self.predictor.schedule.times
-        velocity = (low - high) * self.predictor.velocity(params, x, high * (1.0 - t) + low * t, context)
+        time = high * (1.0 - t) + low * t
+        velocity = (low - high) * self.predictor.velocity(params, x, time, same_precision(context, x))
         if velocity.shape != x.shape:
             raise ValueError(f"the predictor must return the shape of its input, {x.shape}, got {velocity.shape}")
         return velocity
 
     def _init(self, key, x, context):
-        return self.predictor.init(key, x[0], None if context is None else context[0])
+        return self.predictor.init(key, x[0], None if context is None else same_precision(context[0], x))
 
 
 def _mean_last(estimates):

@@ -1,8 +1,9 @@
 """Planar, radial and Sylvester flows: rank-one, radial and rank-M perturbations of the identity.
 
 `forward` is closed; `inverse` solves scalar monotone equations numerically (planar: one, Sylvester: M) with implicit
-gradients, except the radial flow's, which is a quadratic. To train a DENSITY put them in `Invert`, so that data to base is
-the cheap direction. A context, where declared, shifts the bias through a linear map that starts at zero.
+gradients, except the radial flow's, which is a quadratic. A root that is not found is NaN, and the layer counts it in its info.
+To train a DENSITY put them in `Invert`, so that data to base is the cheap direction. A context, where declared, shifts the bias
+through a linear map that starts at zero.
 """
 
 import dataclasses
@@ -11,17 +12,18 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
-from genmod.bijectors.base import Bijector
+from genmod.bijectors.base import Bijector, InfoBijector
 from genmod.bijectors.linear import reflect, vector_dim
 from genmod.bijectors.numerical import monotone_root
 from genmod.bijectors.permutation import dot
 from genmod.core.checks import check_count
+from genmod.core.info import lost_roots
 from genmod.core.numerics import flat_context
 from genmod.core.types import Array, Context, Shape
 
 
 @dataclasses.dataclass(frozen=True)
-class Planar(Bijector):
+class Planar(InfoBijector):
     """x = z + u tanh(w.z + b) (Rezende & Mohamed 2015, arXiv:1505.05770, eq. 10).
 
     det = 1 + u.w h'(w.z + b); u is moved along w so that w.u > -1, which makes the map invertible (ibid., app. A.1).
@@ -37,16 +39,16 @@ class Planar(Bijector):
         # m(0) = 0 below: u = 0 is the identity.
         return {"w": w, "u": jnp.zeros(dim, x.dtype), "b": jnp.zeros((), x.dtype), **_context_kernel(context, (), x.dtype)}
 
-    def _forward(self, params, z, context):
+    def _move(self, params, event, context, key, inverse, log_det):
         w, u, w_dot_u = self._direction(params)
-        h = jnp.tanh(dot(w, z) + _bias(params, context))
-        return z + u * h, jnp.log1p(w_dot_u * (1 - h**2))
-
-    def _inverse(self, params, x, context):
-        w, u, w_dot_u = self._direction(params)
-        raw = jnp.stack([w_dot_u, _bias(params, context)])
-        h = jnp.tanh(monotone_root(_along_w, raw, dot(w, x)) + raw[1])
-        return x - u * h, -jnp.log1p(w_dot_u * (1 - h**2))
+        bias, along = _bias(params, context), dot(w, event)
+        a = monotone_root(_along_w, jnp.stack([w_dot_u, bias]), along) if inverse else along
+        h = jnp.tanh(a + bias)
+        total = jnp.log1p(w_dot_u * (1 - h**2))
+        if not inverse:
+            return event + u * h, total, {}
+        z = event - u * h
+        return z, -total, lost_roots(z)
 
     def _direction(self, params):
         """w, the constrained u, and w.u = m(w.u_free) with m of `_above_minus_one`."""
@@ -103,7 +105,7 @@ class Radial(Bijector):
 
 
 @dataclasses.dataclass(frozen=True)
-class Sylvester(Bijector):
+class Sylvester(InfoBijector):
     """x = z + Q R tanh(S Q^T z + b), R and S upper triangular M x M (van den Berg et al. 2018, arXiv:1803.05649, eq. 13).
 
     Sylvester's identity gives det = det(I_M + diag(h') S R) = prod_i (1 + h'_i S_ii R_ii), with R_ii S_ii > -1 for an
@@ -141,18 +143,20 @@ class Sylvester(Bijector):
         shape = {"orthogonal": (dim, m), "householder": (m, dim)}.get(self.basis)
         return params if shape is None else params | {"q": jax.random.normal(keys[1], shape, x.dtype)}
 
-    def _forward(self, params, z, context):
+    def _move(self, params, event, context, key, inverse, log_det):
         r, s, products = self._triangles(params)
-        q = self._q(params, z.shape[0])
-        h = jnp.tanh(dot(s, dot(q.T, z)) + _bias(params, context))
-        return z + dot(q, dot(r, h)), jnp.log1p((1 - h**2) * products).sum()
+        q, bias = self._q(params, event.shape[0]), _bias(params, context)
+        y = dot(q.T, event)
+        h = self._solved(r, s, bias, y) if inverse else jnp.tanh(dot(s, y) + bias)
+        total = jnp.log1p((1 - h**2) * products).sum()
+        if not inverse:
+            return event + dot(q, dot(r, h)), total, {}
+        z = event - dot(q, dot(r, h))
+        return z, -total, lost_roots(z)
 
-    def _inverse(self, params, x, context):
-        r, s, products = self._triangles(params)
-        q, bias = self._q(params, x.shape[0]), _bias(params, context)
-        y = dot(q.T, x)
+    def _solved(self, r, s, bias, y):
+        """tanh(S v + b) at the v = Q^T z with v + R tanh(S v + b) = y, from the last row up: each is a scalar equation."""
 
-        # v = Q^T z solves v + R tanh(S v + b) = y, from the last row up: each row is one monotone scalar equation.
         def row(carry, i):
             v, h = carry
             raw = jnp.stack([r[i, i], s[i, i], bias[i] + dot(s[i], v)])
@@ -160,8 +164,7 @@ class Sylvester(Bijector):
             return (v.at[i].set(v_i), h.at[i].set(jnp.tanh(raw[1] * v_i + raw[2]))), None
 
         start = jnp.zeros_like(y), jnp.zeros_like(y)
-        (_, h), _ = jax.lax.scan(row, start, jnp.arange(y.shape[0]), reverse=True)
-        return x - dot(q, dot(r, h)), -jnp.log1p((1 - h**2) * products).sum()
+        return jax.lax.scan(row, start, jnp.arange(y.shape[0]), reverse=True)[0][1]
 
     def _triangles(self, params):
         """R, S, and their diagonal products R_ii S_ii > -1. S_ii = exp(.) > 0, R_ii = m(free) / S_ii."""

@@ -44,6 +44,10 @@ class RationalQuadraticSpline(Transformer):
         return (-self.bound, self.bound)
 
     @property
+    def knots(self):
+        return _even_knots(self.num_bins, self.bound)
+
+    @property
     def num_params(self) -> int:
         return 3 * self.num_bins - 1
 
@@ -78,6 +82,10 @@ class CircularSpline(Transformer):
     def __post_init__(self):
         super().__post_init__()
         _check_spline(self.num_bins, self.bound)
+
+    @property
+    def knots(self):
+        return _even_knots(self.num_bins, self.bound)
 
     @property
     def num_params(self) -> int:
@@ -115,6 +123,10 @@ def _check_spline(num_bins: int, bound: float) -> None:
     check_count(num_bins=num_bins)
     if not bound > 0:
         raise ValueError(f"bound must be > 0, got {bound}")
+
+
+def _even_knots(num_bins: int, bound: float) -> tuple[float, ...]:
+    return tuple(np.linspace(-bound, bound, num_bins + 1).tolist())
 
 
 @functools.partial(jax.checkpoint, static_argnums=(0, 4, 5))

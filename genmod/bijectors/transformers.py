@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from genmod.bijectors.base import InfoBijector
 from genmod.core.checks import check_parts
 from genmod.core.description import Description
-from genmod.core.info import FAILED
+from genmod.core.info import lost_roots
 from genmod.core.numerics import soft_bound
 from genmod.core.types import REALS, Array, Context, Info, Interval, Key, Params
 
@@ -24,9 +24,11 @@ class Transformer(Description, abc.ABC):
 
     `interval` is where it differs from a straight line (None: everywhere). A network sees a coordinate as `num_features` numbers.
     With a `numerical_inverse`, what is NaN is a root that was not found. `onto_reals`: whether it is known to map R onto R.
+    `knots`: where its pieces meet at raw = 0, for `check_bijection` to look at.
     """
 
     interval: Interval | None = None
+    knots: tuple[float, ...] = ()
     num_features: int = 1
     numerical_inverse: bool = False
     onto_reals: bool = False
@@ -50,7 +52,7 @@ class Transformer(Description, abc.ABC):
 
     def info(self, moved: Array, inverse: bool) -> Info:
         """Whether a root was not found among the `moved` coordinates of one event; nothing where none is looked for."""
-        return {FAILED: jnp.isnan(moved).any().astype(jnp.float32)} if inverse and self.numerical_inverse else {}
+        return lost_roots(moved) if inverse and self.numerical_inverse else {}
 
     def features(self, z: Array) -> Array:
         """What a network sees of coordinates z that the layer moves elsewhere: shape S + (num_features,), here z itself."""

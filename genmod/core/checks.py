@@ -1,7 +1,9 @@
 """Checks of what users give: each raises an error that names the argument, what was given and what is wanted."""
 
+import math
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, export
@@ -9,6 +11,7 @@ from jax.core import Tracer
 from jax.typing import ArrayLike
 
 from genmod.core.arrays import to_context
+from genmod.core.labels import labels_as_one_hot, takes_labels
 from genmod.core.types import Shape
 
 
@@ -22,10 +25,19 @@ def check_array(name: str, x: Any, *, batched: bool = False) -> Array:
     return x
 
 
-def check_context(owner: str, context: Any, context_shape: Shape | None, *, batch: Shape = (), any_batch: bool = False) -> Any:
-    """The context as an array of shape batch + context_shape (`any_batch`: of any leading axes).
+def check_context(
+    owner: str,
+    context: Any,
+    context_shape: Shape | None,
+    *,
+    batch: Shape = (),
+    any_batch: bool = False,
+    name: str = "context",
+) -> Any:
+    """The context as an array of shape batch + context_shape (`any_batch`: of any leading axes), class labels one-hot.
 
-    Raises ValueError where it is missing, unwanted or misshapen, TypeError where it holds no numbers.
+    Raises ValueError where it is missing, unwanted or misshapen, and for labels as `labels_as_one_hot`; TypeError where it holds
+    no numbers.
     """
     if context_shape is None:
         if context is not None:
@@ -33,13 +45,25 @@ def check_context(owner: str, context: Any, context_shape: Shape | None, *, batc
         return None
     if context is None:
         raise ValueError(f"{owner} is conditional: pass context of shape {context_shape}")
-    context = to_context("context", context)
+    context = labels_as_one_hot(name, to_context(name, context), context_shape, None if any_batch else batch)
+    context = _held(context) if math.prod(context_shape) > 1 else context
     split = context.ndim - len(context_shape)
     if (any_batch and (split < 0 or context.shape[split:] != context_shape)) or (
         not any_batch and context.shape != batch + context_shape
     ):
-        wanted = f"(...,) + {context_shape}" if any_batch else str(batch + context_shape)
-        raise ValueError(f"context must have shape {wanted}, got {tuple(context.shape)}")
+        wanted, labels = (f"(...,) + {context_shape}", "(...,)") if any_batch else (str(batch + context_shape), str(batch))
+        hint = f"; class labels are integers of shape {labels}" if takes_labels(context_shape) else ""
+        raise ValueError(f"{name} must have shape {wanted}, got {tuple(context.shape)}{hint}")
+    return context
+
+
+def _held(context: Any) -> Any:
+    """The context, as real numbers where it holds integers beyond those of JAX, which would wrap around."""
+    held = jax.dtypes.canonicalize_dtype(context.dtype)
+    if context.dtype.kind in "iu" and held != context.dtype and context.size:
+        limits = jnp.iinfo(held)
+        if context.min() < limits.min or context.max() > limits.max:
+            return context.astype(np.float64)
     return context
 
 

@@ -71,8 +71,7 @@ def _call(program: Callable, self: "Distribution", params: Params, static: tuple
     try:
         return program(static, params, *arguments)
     except Exception as error:  # any part may fail in its own words on parameters that are not its own
-        difference = self.misfit(params)
-        if difference is None:
+        if (difference := self.misfit(params)) is None:
             raise
         raise ValueError(f"params must be those of this {type(self).__name__}, made by its init: {difference}") from error
 
@@ -86,7 +85,7 @@ def check_params(owner: Any, params: Params) -> None:
 @functools.partial(jax.jit, static_argnums=0)
 def _on_events(static, params, x, context, key):
     body, self, rank, one_device = static
-    context = same_precision(context, x)
+    context = context if self.own_precision else same_precision(context, x)
     inner = len(self.context_shape or ())
     shared = context is None or context.ndim == inner
     batch, (rows, contexts) = broadcast_rows((), (x, rank), (None if shared else context, inner))
@@ -101,7 +100,7 @@ def _on_events(static, params, x, context, key):
 @functools.partial(jax.jit, static_argnums=0)
 def _on_draws(static, params, key, context):
     body, self, shape = static
-    context = same_precision(context, *jax.tree.leaves(params))
+    context = context if self.own_precision else same_precision(context, *jax.tree.leaves(params))
     inner = len(self.context_shape or ())
     shared = context is None or context.ndim == inner
     axes = () if context is None else context.shape[: context.ndim - inner]
@@ -125,6 +124,7 @@ class Distribution(Description, abc.ABC):
       event: what x is. context_shape: shape of the context, None without one.
       likelihood: what `log_prob` is. reparameterized: whether draws carry the gradient of every parameter.
       support: the interval in which every coordinate lies; None where that is not known.
+      own_precision: whether hooks get a context as it was given; else it comes in the precision of x.
     """
 
     event: Event  # a field or a property: a subclass says it
@@ -132,6 +132,7 @@ class Distribution(Description, abc.ABC):
     likelihood: Likelihood = Likelihood.EXACT
     reparameterized: bool = True
     support: Interval | None = None
+    own_precision: bool = False
 
     def __post_init__(self):
         super().__post_init__()
@@ -278,8 +279,7 @@ class Distribution(Description, abc.ABC):
         """What tells `params` from parameters that `init` makes: the first difference in structure or shape; None if nothing."""
         context = None if self.context_shape is None else jax.ShapeDtypeStruct((1, *self.context_shape), jnp.result_type(float))
         try:
-            key = jax.eval_shape(lambda: jax.random.key(0))
-            wanted = jax.eval_shape(self._init, key, jax.eval_shape(self.event.example), context)
+            wanted = jax.eval_shape(self._init, *jax.eval_shape(lambda: (jax.random.key(0), self.event.example())), context)
         except Exception:  # what fails on an example is not the fault of the parameters
             return None
         return _difference(params, wanted)
@@ -287,7 +287,7 @@ class Distribution(Description, abc.ABC):
 
 @functools.partial(jax.jit, static_argnums=0)
 def _init(self, key, x, context):
-    return self._init(key, x, same_precision(context, x))
+    return self._init(key, x, context if self.own_precision else same_precision(context, x))
 
 
 def _difference(params: Params, wanted: Params) -> str | None:

@@ -7,6 +7,11 @@ from genmod.core.types import Array, Info
 FAILED = "failed_solves"
 
 
+def lost_roots(moved: Array) -> Info:
+    """Whether a root was not found, on which an entry of one `moved` event depends: it is NaN then."""
+    return {FAILED: jnp.isnan(moved).any().astype(jnp.float32)}
+
+
 def add_info(*infos: Info) -> Info:
     """The sum of several infos, entry by entry; what one has not counts as 0."""
     total: Info = {}

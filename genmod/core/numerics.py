@@ -51,8 +51,8 @@ def refuse_label(dtype: Any, size: int) -> None:
     """Raises TypeError for a context of one integer, which may be a label: as a number it would give classes an order."""
     if size == 1 and jnp.issubdtype(dtype, jnp.integer):
         raise TypeError(
-            "context must hold real numbers, got one integer; pass class labels as jax.nn.one_hot(labels, num_classes), "
-            "with context_shape=(num_classes,) of the model, and cast what is measured to float"
+            "context must hold real numbers, got one integer; for class labels build the model with "
+            "context_shape=(num_classes,) and pass the integers, and cast what is measured to float"
         )
 
 

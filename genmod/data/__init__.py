@@ -3,6 +3,7 @@
 data = gm.data.two_moons(key, 20_000)      # .train .validation .test .log_prob .entropy
 data = gm.data.table("my.csv", seed=0)     # .train .validation .test; or a table of pandas or polars, or an array
 data = gm.data.images.mnist()              # .train .validation .test .labels .num_levels
+units = gm.data.Units.of(x)                # .to(x) .back(z) .log_scale: for columns that float32 does not resolve
 """
 
 from genmod.data import images as images
@@ -38,3 +39,4 @@ from genmod.data.tables import (
     table as table,
     wine as wine,
 )
+from genmod.data.units import Units as Units

@@ -25,6 +25,7 @@ from genmod.core.arrays import (
     table_columns,
     to_array,
 )
+from genmod.core.rounding import warn_of_coarse_columns
 from genmod.data.dataset import Dataset, split
 from genmod.data.files import data_file, read, sklearn_datasets
 
@@ -169,4 +170,6 @@ def _checked(x: np.ndarray, where: str, columns: list[str] | None = None, min_ro
             f"column {name}; drop or fill them"
         )
     check_varying(where, x, columns)
+    if x.dtype == np.float64:
+        warn_of_coarse_columns(where, x, columns)
     return x

@@ -89,7 +89,7 @@ class Learned(Predictor):
 
     network: Any
     schedule: Schedule = VariancePreserving()
-    kind: Kind = "eps"
+    kind: Kind = "edm"
     data_scale: float = 1.0
     context_shape: Shape | None = None
 

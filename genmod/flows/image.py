@@ -11,7 +11,7 @@ Common arguments:
   conditioner: a Linen module (H, W, channels) -> features.
   transformer: of the couplings: `Affine()`, a spline, ...
   alpha: of the logit that takes [0, 1] to R; None: no logit, for images that are not in [0, 1].
-  context_shape: a class as a one-hot vector, a feature vector, or an image.
+  context_shape: (K,) for classes, as integers 0 .. K - 1 or one-hot, or for a feature vector; (H, W, K) for an image.
   base: a density of the flat latents, (H W C,), of ours or of Distrax; None: standard normal.
 
 `flow.bijector` is the `MultiScale`, whose `unpack` names the latents of each scale; of a conditional flow it stands within a

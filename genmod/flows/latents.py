@@ -12,7 +12,7 @@ from jax.typing import ArrayLike
 
 from genmod.bijectors import Conditioned, MultiScale
 from genmod.core.batching import row_keys
-from genmod.core.checks import check_count
+from genmod.core.checks import check_context, check_count
 from genmod.core.keys import check_key
 from genmod.core.types import Array, Key, Params
 from genmod.models.flow import Flow
@@ -42,6 +42,7 @@ def interpolate(
     """
     check_count(num=num)
     bijector, scales = _multi_scale(flow, scales)
+    context = check_context(type(flow).__name__, context, flow.context_shape, any_batch=True)
     if jnp.shape(x_0) != jnp.shape(x_1):
         raise ValueError(f"x_0 and x_1 must have one shape, got {jnp.shape(x_0)} and {jnp.shape(x_1)}")
     start, end = (bijector.unpack(flow.encode(params, x, context)) for x in (x_0, x_1))

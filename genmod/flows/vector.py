@@ -6,7 +6,8 @@ Common arguments:
     stay in at least float32.
   num_bins, bound: of splines, which are the identity outside [-bound, bound].
   num_units, num_sigmoid_layers: of the `DeepSigmoidal` transformers. num_units, basis: of the `Sylvester` layers.
-  context_shape: of a conditional flow.
+  context_shape: of a conditional flow. With (K,), K >= 2, contexts may be class labels, integers 0 .. K - 1 of the shape of the
+    batch axes alone, which are made one-hot.
   base: a `gm.Distribution`, or one of Distrax; None: standard normal.
   support: where each column lies, of a flow of columns that are not all real: "real", "positive", (low, high), or a
     `flows.Circle(low, high)`; None: all real.

@@ -34,7 +34,7 @@ class Model(Distribution, abc.ABC):
         """
 
     def read(self, batch: Any) -> Batch:
-        """A batch in its standard form, checked against `event` and `context_shape`.
+        """A batch in its standard form, checked against `event` and `context_shape`, class labels one-hot.
 
         Raises TypeError for the wrong kind of number, ValueError for arrays that do not fit.
         """

@@ -99,6 +99,8 @@ class Diffusion(Model):
     bound: Bound | None = None
     clip: Interval | None = None
 
+    own_precision = True
+
     def __post_init__(self):
         object.__setattr__(self, "shape", check_shape("shape", self.shape))
         super().__post_init__()

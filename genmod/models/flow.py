@@ -21,7 +21,7 @@ from genmod.core.batching import row_keys, vmap_events
 from genmod.core.distribution import Distribution, Likelihood, over_events
 from genmod.core.event import Real
 from genmod.core.info import FAILED, mark_failed
-from genmod.core.numerics import kept_inside
+from genmod.core.numerics import kept_inside, same_precision
 from genmod.core.params import Fixed
 from genmod.core.statistics import mean_and_sem
 from genmod.core.types import REALS, Array, Context, Key, Params
@@ -98,7 +98,7 @@ class Pushforward(Model, abc.ABC):
         """ONE draw of the base density, in the precision of the parameters."""
         floats = [a.dtype for a in jax.tree.leaves(params) if jnp.issubdtype(a.dtype, jnp.floating)]
         self._check_bound(params)
-        z = self.base.sample_one(self.base_params(params), key, self._of_base(context))
+        z = self.base.sample_one(self.base_params(params), key, self._of_base(context, *jax.tree.leaves(params)))
         return z.astype(jnp.result_type(*floats)) if floats else z
 
     def push_one(self, params: Params, z: Array, context: Context = None, key: Key | None = None) -> tuple[Array, Array]:
@@ -124,13 +124,16 @@ class Pushforward(Model, abc.ABC):
     def _of_bijector(self, context):
         return None if self.bijector.context_shape is None else context
 
-    def _of_base(self, context):
-        return None if self.base.context_shape is None else context
+    def _of_base(self, context, *arrays):
+        """The context as the base's hooks get it, in the precision of the arrays unless it has one of its own."""
+        if self.base.context_shape is None:
+            return None
+        return context if self.base.own_precision else same_precision(context, *arrays)
 
     def _log_base(self, params, z, context, key):
         """log p of the latent event, by a key of its own where that is random."""
         own_key = None if key is None else jax.random.fold_in(key, 1)
-        return self.base.checked_scalar(self.base.log_prob_one(self.base_params(params), z, self._of_base(context), own_key))
+        return self.base.checked_scalar(self.base.log_prob_one(self.base_params(params), z, self._of_base(context, z), own_key))
 
     def _check_bound(self, params):
         """Parameters of a layer of another event shape might broadcast; known while tracing, so it costs nothing."""
@@ -160,7 +163,8 @@ class Pushforward(Model, abc.ABC):
         keys = jax.random.split(key)
         params = {"bijector": self.bijector.init_rows(keys[0], x, self._of_bijector(context))}
         dtype = jnp.promote_types(x.dtype, jnp.float32)
-        base = self.base._init(keys[1], jnp.zeros((1, *self.base.event_shape), dtype), self._of_base(context))
+        z = jnp.zeros((1, *self.base.event_shape), dtype)
+        base = self.base._init(keys[1], z, self._of_base(context, z))
         return params | ({"base": base} if base else {})
 
 

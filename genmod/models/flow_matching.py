@@ -173,6 +173,7 @@ class Reflow(Model):
     one_step: bool = False
 
     likelihood = Likelihood.NONE
+    own_precision = True
 
     def __post_init__(self):
         super().__post_init__()

@@ -62,8 +62,11 @@ def fit(
     Args:
       model: any Model.
       data: events x, (n,) + event_shape; (x, context) or (x, context, weight), or a dict of these: arrays of NumPy, JAX or
-        PyTorch, tables of pandas or polars, lists. An iterator of such batches, or a loader (PyTorch, Grain), which is gone
-        through again and again. With `loss_fn` or `step`, any pytree of arrays; None where these need no data.
+        PyTorch, tables of pandas or polars, lists. With context_shape=(K,) contexts may be class labels, integers (n,) in
+        0..K-1, which are stored as one-hot rows. An iterator of such batches, or a loader (PyTorch, Grain), which is gone
+        through again and again; iterators with `get_state` and `set_state`, as Grain's have, keep their place in a checkpoint,
+        others are gone through from their start when a run is resumed. With `loss_fn` or `step`, any pytree of arrays; None
+        where these need no data.
       key: one key; it fixes initialisation, minibatches and the noise of the loss.
       optimizer: any Optax optimizer, also as `gm.call(optax.adam, 1e-3)`; None: Adam with 1e-3.
       batch_size: rows of a minibatch, of data that are not batches already.
@@ -199,15 +202,14 @@ def _start(model: Model, source: Source) -> Partial:
 
 def _reads_data(model: Model) -> bool:
     """Whether `init` reads the values of its example, and not its shape alone: then its results have the axis of a vmap."""
-    num = 2
-    x = jax.ShapeDtypeStruct((num, 1, *model.event_shape), model.event.dtype)
-    context = _zero_context(model)
+    example = model.event.example(), _zero_context(model)
+    several = jax.tree.map(lambda a: jax.ShapeDtypeStruct((2, *a.shape), a.dtype), example)
 
-    def init(x, key):
-        return model.init(key, x, context)
+    def init(example, key):
+        return model.init(key, *example)
 
     try:
-        jax.eval_shape(jax.vmap(init, in_axes=(0, None), out_axes=None), x, jax.eval_shape(lambda: jax.random.key(0)))
+        jax.eval_shape(jax.vmap(init, in_axes=(0, None), out_axes=None), several, jax.eval_shape(lambda: jax.random.key(0)))
     except ValueError as error:
         if "out_axes" not in str(error):
             raise

@@ -101,7 +101,7 @@ def train(
     program = Program(step, source.batch_size if source.resident else None, mesh)
     data, held_out = place(source.example(per_step), mesh), place(held_out, mesh)
     params = place(params, mesh)
-    state, order = (begin_plainly if _is_small(params) else begin)(program, params, data, key)
+    state, order = (begin_plainly if _is_small(params) else begin)(program, params, data, source.num_rows, key)
     if origin is not None:
         state = load_state(origin, state)
         run = run | ({"state": fingerprint(state)} if run else {})
@@ -115,7 +115,7 @@ def train(
     with Recorder(step, run, checkpoint, checkpoint_every, log, progress) as recorder:
         record = recorder.resume(Record(0, state, best, [], {}), num_steps)
         if record.step < num_steps:
-            source.skip(record.step * per_step)
+            source.resume(record.step * per_step, record.position)
         if measure is not None and record.step == 0 and given:  # a start that was given may be the best
             first = jax.device_put(np.int32(0))
             record = record._replace(best=measure_rows(measure, step, state, place(first, mesh), best, held_out, key)[1])
@@ -146,7 +146,8 @@ def train(
                 bad = int(reached) - 1
                 good, report_of_good = advance(program, before, data, key, np.int32(bad))
                 pending = _add(record.pending, report_of_good.total)
-                recorder.newest = record._replace(step=bad, state=good.state, pending=pending)
+                position = None if checkpoint is None else source.position((bad - now) * per_step)
+                recorder.newest = Record(bad, good.state, record.best, record.rows, pending, position)
                 raise NotFinite(_not_finite(bad, report.last, checkpoint), bad, step.evaluation_params(good.state))
             if values and not np.isfinite(values[monitor]):
                 raise FloatingPointError(f"the validation {monitor} is {float(values[monitor])} at step {stop}: {_OUTSIDE}")
@@ -157,7 +158,8 @@ def train(
                 row = {"step": stop} | {name: value / (stop - since) for name, value in pending.items()}
                 row |= {f"validation_{name}": float(value) for name, value in values.items()}
                 rows, pending = [*rows, row], {}
-            record = Record(stop, carry.state, best, rows, pending)
+            position = None if checkpoint is None else source.position((stop - now) * per_step)
+            record = Record(stop, carry.state, best, rows, pending, position)
             recorder.report(record, row, last=stop == num_steps or _out_of_patience(record, patience))
             if callback is not None and row is not None:
                 metrics = {name: value for name, value in row.items() if name != "step"}

@@ -62,10 +62,13 @@ class Program(Description):
         return spread(batch, self.mesh, int(num > 1)), order
 
 
-def _begin(program: Program, start: Params | Partial, data: Any, key: Key) -> tuple[Any, Order | None]:
-    """(the state of step 0, the order of resident rows). `start`: parameters, or a `Partial` that makes them of a key."""
+def _begin(program: Program, start: Params | Partial, data: Any, num_rows: Array, key: Key) -> tuple[Any, Order | None]:
+    """(the state of step 0, the order of resident rows).
+
+    `start`: parameters, or a `Partial` that makes them of a key. `num_rows`: how many of resident rows are drawn from.
+    """
     params = start(stream(key, "init")) if isinstance(start, Partial) else start
-    order = None if data is None or program.batch_size is None else no_order(data, stream(key, "batches"))
+    order = None if data is None or program.batch_size is None else no_order(data, num_rows, stream(key, "batches"))
     batch, _ = program.batch(data, jnp.int32(0), jnp.int32(0), order)
     state = program.step.init(jax.tree.map(jnp.asarray, params), stream(key, "step"), batch)
     return jax.tree.map(_strong, state), order

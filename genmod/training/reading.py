@@ -15,7 +15,9 @@ import numpy as np
 
 from genmod.core.arrays import check_varying, column_names, to_array, to_context
 from genmod.core.batching import Batch
+from genmod.core.checks import check_context
 from genmod.core.distribution import Likelihood
+from genmod.core.rounding import warn_of_coarse_columns
 from genmod.models.base import Model
 
 _ARRAY_PROTOCOLS = ("__array__", "__jax_array__", "__dlpack__", "to_numpy", "detach")
@@ -85,10 +87,10 @@ class Events:
             return None
         if context is None:
             raise ValueError(f"{name} must be a pair (x, context), context of shape (n,) + {shape}, for this model")
-        context = to_context(f"the context of {name}", context)
-        if context.shape != (num, *shape):
-            raise ValueError(f"the context of {name} must have shape {(num, *shape)}, got {context.shape}")
+        context = check_context(type(self.model).__name__, context, shape, batch=(num,), name=f"the context of {name}")
         check_finite(f"the context of {name}", context)
+        if jnp.issubdtype(context.dtype, jnp.integer) and context.dtype.itemsize >= 4 and _on_host(context):
+            warn_of_coarse_columns(f"the context of {name}", np.asarray(context))
         return context
 
 
@@ -146,21 +148,8 @@ def warn_of_rounding(name: str, data: Any) -> None:
     if jnp.result_type(float) == np.float64:
         return
     for path, leaf in jax.tree.leaves_with_path(data, is_leaf=_is_numbers):
-        array = to_context(name, leaf)
-        if not (isinstance(array, np.ndarray) and array.dtype == np.float64 and array.size):
-            continue
-        flat = array.reshape(array.shape[0], -1)
-        low, high = flat.min(0), flat.max(0)
-        limit = 1e3 * np.finfo(np.float32).eps * np.maximum(np.abs(low), np.abs(high))
-        coarse = np.flatnonzero((high > low) & (high - low < limit))
-        if len(coarse):
-            column = coarse[0]
-            warnings.warn(
-                f"{_column(column, array.shape[1:], column_names(leaf))}{name}{jax.tree_util.keystr(path)} lies between "
-                f"{low[column]:.9g} and {high[column]:.9g}, which float32 resolves only coarsely; standardise it on the host in "
-                "float64 before, or set jax_enable_x64",
-                stacklevel=2,
-            )
+        array, label = to_context(name, leaf), name + jax.tree_util.keystr(path)
+        if array.dtype == np.float64 and warn_of_coarse_columns(label, array, column_names(leaf)):
             return
 
 
@@ -191,13 +180,6 @@ def warn_of_whole_numbers(name: str, x: Any, names: Sequence[str] | None = None)
 def _whole(column: np.ndarray) -> bool:
     # Large whole numbers with few repeats are measurements that were rounded: of times, populations, prices.
     return bool((column == np.floor(column)).all()) and len(np.unique(column)) < 0.5 * len(column)
-
-
-def _column(index: int, shape: tuple[int, ...], names: Sequence[str] | None) -> str:
-    if not shape:
-        return ""
-    place = [int(i) for i in np.unravel_index(index, shape)]
-    return f"column {names[index] if names else place[0] if len(place) == 1 else tuple(place)} of "
 
 
 def _no_dataset(name: str, data: Any) -> Any:

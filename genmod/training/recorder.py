@@ -17,6 +17,7 @@ class Record(NamedTuple):
     Attributes:
       step: how many steps are done. state: the step's own state. best: None without validation.
       rows: the log. pending: the sums of the metrics since its last row.
+      position: where the data were, as JSON; None where they do not tell.
     """
 
     step: int
@@ -24,6 +25,7 @@ class Record(NamedTuple):
     best: Best | None
     rows: list[dict[str, float]]
     pending: dict[str, float]
+    position: Any = None
 
 
 def _set_aside(log: Path) -> None:
@@ -87,7 +89,7 @@ class Recorder:
                 params = self.checkpoints.load(step, "params", best.params)
                 best = Best(params, *self.checkpoints.load(step, "best", (best.value, best.step)))
             state = self.checkpoints.load(step, "state", start.state)
-            record = Record(step, state, best, note["rows"], note["pending"])
+            record = Record(step, state, best, note["rows"], note["pending"], note.get("position"))
             self.saved = step
         if self.log is not None:
             self.log.parent.mkdir(parents=True, exist_ok=True)
@@ -117,5 +119,6 @@ class Recorder:
             best = record.best
             params = self.step.evaluation_params(record.state) if best is None else best.params
             trees = {"state": record.state, "params": params} | ({} if best is None else {"best": (best.value, best.step)})
-            self.checkpoints.save(record.step, {"run": self.run, "rows": record.rows, "pending": record.pending}, **trees)
+            note = {"run": self.run, "rows": record.rows, "pending": record.pending, "position": record.position}
+            self.checkpoints.save(record.step, note, **trees)
             self.saved = record.step

@@ -17,5 +17,6 @@ from genmod.denoising.schedules.kinds import (
     check_kinds as check_kinds,
     convert as convert,
     noise_error as noise_error,
+    prediction_size as prediction_size,
     target_of as target_of,
 )

@@ -83,6 +83,20 @@ def noise_error(schedule: Schedule, t: Array, kind: Kind, *, data_scale: float =
     return jnp.abs(alpha / (alpha * q - schedule.sigma(t) * p))
 
 
+def prediction_size(schedule: Schedule, t: Array, kind: Kind, *, data_scale: float = 1.0) -> Array:
+    """The root mean square of what a predictor of this kind regresses on, at times t, for data of standard deviation data_scale.
+
+    Args:
+      schedule: of the noise. t: times, any shape.
+      kind: of the prediction. data_scale: standard deviation of the data.
+
+    Returns an array of the shape of t. Raises ValueError for an unknown kind.
+    """
+    check_kinds(kind=kind)
+    p, q = _weights(schedule, t, kind, data_scale)
+    return jnp.hypot(p * data_scale, q)
+
+
 def _weights(schedule: Schedule, t: Array, kind: Kind, data_scale: float) -> tuple[Array, Array]:
     """(p, q) of the table above."""
     one, zero = jnp.ones_like(t), jnp.zeros_like(t)
