@@ -37,10 +37,15 @@ def test_a_context_is_centred_before_it_is_rounded(dtype, x64):
     np.testing.assert_allclose(seen, wanted, rtol=8 * eps, atol=4 * eps**2 * DAY.mean() / DAY.std() + eps)
 
 
-@pytest.mark.parametrize("name", ["real_nvp", "flow_matching"])
+@pytest.mark.parametrize("name", ["real_nvp", "flow_matching", "diffusion"])
 def test_models_keep_the_digits_of_a_context(name, x64, key):
     """float32 data given float64 dates are as well explained as given the dates in units of their own."""
-    model = FLOWS[name]((1,), context_shape=(1,))
+    if name == "diffusion":
+        model = gm.flows.diffusion(
+            (1,), hidden_sizes=(8,), context_shape=(1,), sampler=gm.denoising.Steps(grid=gm.denoising.LogSNRGrid(4))
+        )
+    else:
+        model = FLOWS[name]((1,), context_shape=(1,))
 
     def loss(context):
         params = model.init(key, X, context)
