@@ -1,8 +1,15 @@
 """The published flows: builders that choose parts and return a Model with `.bijector` and `.base`."""
 
+from genmod.flows.autoencoder import variational_autoencoder as variational_autoencoder
 from genmod.flows.continuous import diffusion as diffusion, ffjord as ffjord, flow_matching as flow_matching
 from genmod.flows.image import dequantizer as dequantizer, glow as glow, real_nvp_image as real_nvp_image
 from genmod.flows.latents import interpolate as interpolate, multi_scale as multi_scale, resample as resample
+from genmod.flows.posteriors import (
+    coupling_layer as coupling_layer,
+    full_gaussian_posterior as full_gaussian_posterior,
+    iaf_layer as iaf_layer,
+    posterior as posterior,
+)
 from genmod.flows.support import Circle as Circle
 from genmod.flows.vector import (
     affine as affine,

@@ -4,8 +4,9 @@ from genmod.nets.causal import CausalConv as CausalConv, CausalTransformer as Ca
 from genmod.nets.conv import GatedAttentionNet as GatedAttentionNet, GlowNet as GlowNet, ResNet as ResNet
 from genmod.nets.functional import apply as apply, init as init
 from genmod.nets.made import MADE as MADE
-from genmod.nets.mlp import MLP as MLP, ZeroHead as ZeroHead
+from genmod.nets.mlp import MLP as MLP, FlatNet as FlatNet, ZeroHead as ZeroHead
 from genmod.nets.nnx_module import NNXModule as NNXModule
+from genmod.nets.pyramid import ConvDecoder as ConvDecoder, ConvEncoder as ConvEncoder
 from genmod.nets.sequence import Pointwise as Pointwise, Recurrent as Recurrent, SequenceNet as SequenceNet, Stack as Stack
 from genmod.nets.unet import UNet as UNet
 from genmod.nets.velocity import Guided as Guided, Scaled as Scaled, VelocityMLP as VelocityMLP, check_guidance as check_guidance

@@ -70,3 +70,29 @@ class ZeroHead(nn.Module):
         if kernel > 1:
             return Conv(self.num_outputs, kernel, kernel_init=nn.initializers.zeros)(features)
         return nn.Dense(self.num_outputs, kernel_init=nn.initializers.zeros)(features)
+
+
+class FlatNet(nn.Module):
+    """Any number of arrays -> `body` of all their entries in one vector -> a linear layer, or none.
+
+    The form of an encoder, FlatNet(MLP((400,))), and of a decoder, FlatNet(MLP((400,)), 784), with a context or without.
+
+    Attributes:
+      body: a module of a vector. num_outputs: of the linear layer, which is in float32 at least; None: the features of the body.
+    """
+
+    body: nn.Module
+    num_outputs: int | None = None
+
+    def __post_init__(self):
+        if self.num_outputs is not None:
+            check_count(num_outputs=self.num_outputs)
+        super().__post_init__()
+
+    @nn.compact
+    def __call__(self, *inputs: Array) -> Array:
+        dtype = jnp.result_type(*inputs)
+        features = self.body(jnp.concatenate([x.reshape(-1).astype(dtype) for x in inputs]))
+        if self.num_outputs is None:
+            return features
+        return nn.Dense(self.num_outputs)(features.astype(jnp.promote_types(features.dtype, jnp.float32)))
