@@ -8,6 +8,7 @@ from genmod import (
     densities as densities,
     dynamics as dynamics,
     flows as flows,
+    inference as inference,
     lab as lab,
     losses as losses,
     metrics as metrics,
@@ -22,9 +23,17 @@ from genmod.bijectors import Bijector as Bijector, as_distrax as as_distrax, fro
 from genmod.core.batching import Batch as Batch
 from genmod.core.description import Description as Description, call as call, describe as describe
 from genmod.core.distribution import Distribution as Distribution, Likelihood as Likelihood
-from genmod.core.event import Counts as Counts, Event as Event, Levels as Levels, Real as Real, Tokens as Tokens
+from genmod.core.event import (
+    Atoms as Atoms,
+    Counts as Counts,
+    Event as Event,
+    Levels as Levels,
+    Real as Real,
+    Tokens as Tokens,
+)
 from genmod.core.params import Fixed as Fixed, num_params as num_params
 from genmod.evaluation import evaluate as evaluate
+from genmod.inference import bayes_factor as bayes_factor, evidence as evidence
 from genmod.models import Model as Model
 from genmod.testing import (
     check_bijection as check_bijection,

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from genmod import denoising, flows
 from genmod.bijectors import (
     CNF,
+    LOFT,
     ActNorm,
     Additive,
     Affine,
@@ -49,6 +50,7 @@ from genmod.bijectors import (
     ScalarAffine,
     ScalarFunction,
     Sigmoid,
+    SoftClippedAffine,
     Softplus,
     Split,
     Squeeze,
@@ -62,7 +64,7 @@ from genmod.bijectors import (
 )
 from genmod.bijectors.base import Bijector
 from genmod.core.numerics import soft_bound
-from genmod.core.types import Array, Shape
+from genmod.core.types import REALS, Array, Interval, Shape
 from genmod.denoising.predictors import Learned
 from genmod.dynamics import RK4, Adaptive, FixedSteps
 from genmod.models import Diffusion, Pushforward
@@ -83,8 +85,8 @@ class Case(NamedTuple):
     """A bijector and what it promises.
 
     domain maps R^D into the latent domain. identity: it starts as the identity. far: how many times as far from the mean
-    as data a point may lie; None where the range is bounded, so that such a point has no inverse. slow: not in the
-    default run.
+    as data a point may lie; None where the range is bounded, so that such a point has no inverse. singular: values at which
+    it has no slope or an infinite one. latents: where they may lie, if not everywhere. slow: not in the default run.
     """
 
     bijector: Bijector
@@ -93,6 +95,8 @@ class Case(NamedTuple):
     identity: bool = True
     far: float | None = 10.0
     slow: bool = False
+    singular: tuple[float, ...] = ()
+    latents: Interval = REALS
 
 
 MLP8, MADE12 = MLP((8,), jnp.tanh), MADE((12, 12), jnp.tanh)
@@ -112,6 +116,7 @@ MASK = (False, True, True, False)
 TRANSFORMERS = {
     "additive": Additive(),
     "affine": Affine(),
+    "soft_clipped_affine": SoftClippedAffine(),
     "spline": SPLINE,
     "circular_spline": CircularSpline(num_bins=4),
     "deep_sigmoidal": DeepSigmoidal(num_units=4),
@@ -135,8 +140,9 @@ BIJECTORS: dict[str, Case] = {
     "logit": Case(Logit(), (2, 3), jax.nn.sigmoid, identity=False, far=3.0),
     "softplus": Case(Softplus(), (2, 3), identity=False, far=None),
     "exp": Case(Exp(), (2, 3), identity=False, far=None),
-    "power": Case(Power(3.0), (2, 3), identity=False),
-    "power_of_scalar": Case(Power(0.5), (), jnp.exp, identity=False, far=None),
+    "power": Case(Power(3.0), (2, 3), identity=False, singular=(0.0,)),
+    "power_of_scalar": Case(Power(0.5), (), jnp.exp, identity=False, far=None, singular=(0.0,)),
+    "loft": Case(LOFT(1.5), (2, 3), identity=False),
     # Linear maps.
     "scalar_affine": Case(ScalarAffine(), (2, 3)),
     "diagonal_affine": Case(DiagonalAffine(), (2, 3)),
@@ -223,7 +229,8 @@ BIJECTORS: dict[str, Case] = {
     "repeat_data_dependent": Case(Repeat(Chain((Coupling(Affine(), MLP8, 2), ActNorm())), 3), identity=False),
     # Bijectors of Distrax, also as members of ours.
     "from_distrax_scalar": Case(from_distrax(DISTRAX_SCALAR), identity=False),
-    "from_distrax_block": Case(from_distrax(distrax.Block(distrax.Sigmoid(), 1)), identity=False, far=None),
+    # Distrax takes exp z for sigmoid z below z = -9.
+    "from_distrax_block": Case(from_distrax(distrax.Block(distrax.Sigmoid(), 1)), identity=False, far=None, latents=(-9.0, 9.0)),
     "from_distrax_linear": Case(from_distrax(DISTRAX_LINEAR), (3,), identity=False),
     "chain_of_distrax": Case(Chain((LULinear(), DISTRAX_SCALAR, distrax.Sigmoid())), identity=False, far=None),
     "repeat_of_distrax": Case(Repeat(DISTRAX_LINEAR, 2), (3,), identity=False),
@@ -237,6 +244,7 @@ FLOWS: dict[str, Callable[..., Pushforward]] = {
     "affine": flows.affine,
     "nice": functools.partial(flows.nice, **SMALL),
     "real_nvp": functools.partial(flows.real_nvp, **SMALL),
+    "stable_real_nvp": functools.partial(flows.stable_real_nvp, **SMALL),
     "glow_1d": functools.partial(flows.glow_1d, **SMALL),
     "neural_spline_flow": functools.partial(flows.neural_spline_flow, num_bins=4, **SMALL),
     "masked_autoregressive_flow": functools.partial(flows.masked_autoregressive_flow, **SMALL),

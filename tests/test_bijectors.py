@@ -70,7 +70,7 @@ def fresh(value):
 def test_contract(name):
     case = BIJECTORS[name]
     _, _, x, context = batch_of(name)
-    report = gm.check_bijection(case.bijector, x, context, far=case.far)
+    report = gm.check_bijection(case.bijector, x, context, far=case.far, singular=case.singular, latents=case.latents)
     assert report.passed, f"\n{report}"
 
 
@@ -423,6 +423,22 @@ def test_planar_stays_invertible_at_any_parameters():
     np.testing.assert_allclose(x, 0.0, atol=EPS)
 
 
+@pytest.mark.parametrize("make", [bj.Planar, lambda: bj.Sylvester(2), lambda: bj.Chain((bj.Planar(), bj.Sylvester(1)))])
+def test_roots_that_are_not_there_are_counted(make):
+    """No finite z goes to an infinite x."""
+    layer = make()
+    params = moved(layer.init(jax.random.key(0), jnp.zeros((1, 2))))
+    invert = jax.jit(lambda x: layer.inverse_with_info(params, x))
+    for x, failed in ((jnp.array([0.3, -1.0]), False), (jnp.array([0.3, jnp.inf]), True)):
+        z, log_det, info = invert(x)
+        assert (info["failed_solves"] > 0) == failed == jnp.isnan(log_det) and jnp.isnan(z).any() == failed
+    assert layer.forward_with_info(params, jnp.zeros(2))[2] == {}
+    flow = gm.models.Flow(layer, gm.densities.Uniform((2,), -1.0, 1.0))
+    broken = {"bijector": jax.tree.map(lambda p: p * jnp.nan, params)}
+    _, info = gm.models.Flow(bj.Invert(layer), flow.base).sample_with_info(broken, jax.random.key(0), (5,))
+    assert (info["failed_solves"] > 0).all()
+
+
 # --- structure -----------------------------------------------------------------------------------------------------------
 
 
@@ -692,3 +708,13 @@ def test_linear_maps_keep_full_precision_on_every_backend():
         text = jax.jit(layer.forward_and_log_det).lower(params, jnp.ones(2)).as_text()
         products = [line for line in text.splitlines() if "dot_general" in line]
         assert all("HIGHEST" in line for line in products), type(layer).__name__
+
+
+@pytest.mark.parametrize("bijector", [bj.Logit(), bj.AlphaLogit(), bj.AlphaLogit(1e-6)])
+def test_the_slope_of_a_logit_is_finite_wherever_latents_lie(bijector):
+    """z = sigmoid(x) rounds to 1 at x = 17 in float32; the log-determinant, near -|x|, does not depend on it."""
+    x = np.array([-90.0, -20.0, -3.0, 0.0, 17.0, 40.0, 90.0], np.float32)
+    alpha = getattr(bijector, "alpha", 0.0)
+    wanted = -(np.logaddexp(0, x.astype(np.float64)) + np.logaddexp(0, -x.astype(np.float64)) + np.log(1 - 2 * alpha))
+    found = [bijector.inverse_and_log_det({}, jnp.asarray([value]))[1] for value in x]
+    np.testing.assert_allclose(found, wanted, rtol=1e-6)

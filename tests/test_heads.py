@@ -52,6 +52,7 @@ HEADS = {
     "discretized_logistic_mixture": Case(DiscretizedLogisticHead(256, 3), MIXED, *levels(256)),
     "discretized_logistic_of_two_levels": Case(DiscretizedLogisticHead(2, 2), (0.1, -0.5, 0.4, 0.2, -0.3, 0.8), *levels(2)),
     "poisson": Case(PoissonHead(), (1.4,), *counts(60)),
+    "poisson_of_limited_rate": Case(PoissonHead(max_rate=3.0), (1.4,), *counts(60)),
 }
 DISCRETE = [name for name, case in HEADS.items() if case.support.dtype.kind in "iu"]
 by_name = pytest.mark.parametrize("name", HEADS)
@@ -216,7 +217,10 @@ def test_against_scipy(x64):
     value, x = log_prob("normal_of_fixed_scale")
     np.testing.assert_allclose(value, scipy.stats.norm.logpdf(x, 0.7, 0.3), rtol=1e-10)
     value, x = log_prob("poisson")
-    np.testing.assert_allclose(value, scipy.stats.poisson.logpmf(x, np.exp(20 * np.tanh(1.4 / 20))), rtol=1e-10)
+    rate = np.exp(20 * np.tanh(1.4 / 20))
+    np.testing.assert_allclose(value, scipy.stats.poisson.logpmf(x, rate), rtol=1e-10)
+    value, x = log_prob("poisson_of_limited_rate")
+    np.testing.assert_allclose(value, scipy.stats.poisson.logpmf(x, 1 / (1 / 3 + 1 / rate)), rtol=1e-10)
     mean, log_scale, logits = np.split(np.asarray(MIXED), 3)
     weight = np.exp(logits) / np.exp(logits).sum()
     value, x = log_prob("normal_mixture")

@@ -142,7 +142,7 @@ def test_families_stand_alone(name):
     models = {imported for imported in of_genmod(name) if room(imported) == "models"}
     if room(name) in ("losses", "samplers"):
         assert not models
-    if room(name) in ("training", "evaluation", "lab"):
+    if room(name) in ("training", "evaluation", "inference", "lab"):
         assert models <= {"genmod.models.base"}, f"{name} names a family"
     if room(name) == "models" and name != "genmod.models":
         assert models <= {"genmod.models.base", "genmod.models.flow"}, f"{name} imports another family"

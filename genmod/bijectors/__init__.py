@@ -30,6 +30,7 @@ from genmod.bijectors.linear import (
     ScalarAffine as ScalarAffine,
     TriangularAffine as TriangularAffine,
 )
+from genmod.bijectors.loft import LOFT as LOFT
 from genmod.bijectors.numerical import DeepSigmoidal as DeepSigmoidal, ScalarFunction as ScalarFunction
 from genmod.bijectors.permutation import (
     Permutation as Permutation,
@@ -38,6 +39,7 @@ from genmod.bijectors.permutation import (
 )
 from genmod.bijectors.planar import Planar as Planar, Radial as Radial, Sylvester as Sylvester
 from genmod.bijectors.repeat import Invert as Invert, Repeat as Repeat
+from genmod.bijectors.soft_clip import SoftClippedAffine as SoftClippedAffine
 from genmod.bijectors.spline import CircularSpline as CircularSpline, RationalQuadraticSpline as RationalQuadraticSpline
 from genmod.bijectors.transformers import (
     Additive as Additive,

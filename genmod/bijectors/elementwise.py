@@ -34,6 +34,10 @@ class ScalarMap(InfoBijector, abc.ABC):
     @abc.abstractmethod
     def _log_slope(self, z: Array) -> Array: ...
 
+    def _log_slope_at(self, x: Array) -> Array:
+        """log |f'| where f is x: an optional hook, for maps whose z near an end of the domain is rounded."""
+        return self._log_slope(self._unmap(x))
+
     def _init(self, key, x, context):
         return {}
 
@@ -48,9 +52,9 @@ class ScalarMap(InfoBijector, abc.ABC):
         if not log_det:
             moved = self._unmap(event) if inverse else self._map(event)
             return (moved if outside is None else jnp.where(outside, jnp.nan, moved)), 0.0, {}
-        z = self._unmap(event) if inverse else event
-        total = self._log_slope(z).sum() * (-1 if inverse else 1)
-        return z if inverse else self._map(z), total if outside is None else jnp.where(outside, -jnp.inf, total), {}
+        moved = self._unmap(event) if inverse else self._map(event)
+        total = -self._log_slope_at(event).sum() if inverse else self._log_slope(event).sum()
+        return moved, total if outside is None else jnp.where(outside, -jnp.inf, total), {}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,6 +104,9 @@ class Logit(ScalarMap):
     def _log_slope(self, z):
         return -jnp.log(z) - jnp.log1p(-z)
 
+    def _log_slope_at(self, x):
+        return jax.nn.softplus(x) + jax.nn.softplus(-x)
+
 
 @dataclasses.dataclass(frozen=True)
 class AlphaLogit(ScalarMap):
@@ -132,6 +139,9 @@ class AlphaLogit(ScalarMap):
     def _log_slope(self, z):
         log_p, log_rest = self._logs(z)
         return math.log(1 - 2 * self.alpha) - log_p - log_rest
+
+    def _log_slope_at(self, x):
+        return math.log(1 - 2 * self.alpha) + jax.nn.softplus(x) + jax.nn.softplus(-x)
 
     def _logs(self, z):
         """log p and log(1 - p), p = alpha + (1 - 2 alpha) z; each exact near its own end."""

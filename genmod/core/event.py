@@ -1,6 +1,7 @@
 """Events: what one datum is. An event knows which arrays it accepts, and how many units it has.
 
 Real(shape)                          real numbers
+Atoms(shape)                         real numbers of a discrete law, such as one-hot vectors: a log_prob is that of a mass
 Levels(shape, num_levels)            integers 0 .. num_levels - 1; bools are two levels
 Counts(shape)                        integers 0, 1, 2, ...
 Tokens(max_length, vocabulary, end)  a sequence of integers below `vocabulary`, of any length up to max_length: after the
@@ -80,6 +81,21 @@ class Real(Event):
                 f"{name} must be floating point, got {x.dtype}; cast it, or dequantise data that are discrete "
                 "(gm.models.Dequantized for images)"
             )
+
+
+@dataclasses.dataclass(frozen=True)
+class Atoms(Event):
+    """Real numbers of which a law gives masses and no density, such as one-hot vectors, or counts that carry a gradient."""
+
+    shape: Shape
+
+    @property
+    def dtype(self):
+        return jnp.result_type(float)
+
+    def _check_values(self, name, x):
+        if not jnp.issubdtype(x.dtype, jnp.floating):
+            raise TypeError(f"{name} must be floating point, got {x.dtype}; cast it (jax.nn.one_hot for levels)")
 
 
 @dataclasses.dataclass(frozen=True)

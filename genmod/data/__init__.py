@@ -9,6 +9,7 @@ units = gm.data.Units.of(x)                # .to(x) .back(z) .log_scale: for col
 from genmod.data import images as images
 from genmod.data.arms import Pinwheel as Pinwheel, pinwheel as pinwheel
 from genmod.data.base import Toy as Toy
+from genmod.data.binary import binarized_mnist as binarized_mnist
 from genmod.data.circles import Rings as Rings, rings as rings
 from genmod.data.curves import (
     SwissRoll as SwissRoll,

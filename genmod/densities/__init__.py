@@ -18,5 +18,19 @@ from genmod.densities.mixture_heads import (
     NormalMixtureHead as NormalMixtureHead,
 )
 from genmod.densities.product import Product as Product
+from genmod.densities.relaxed import (
+    Relaxed as Relaxed,
+    RelaxedBernoulli as RelaxedBernoulli,
+    RelaxedCategorical as RelaxedCategorical,
+    StraightThrough as StraightThrough,
+)
+from genmod.densities.relaxed_counts import RelaxedPoisson as RelaxedPoisson
 from genmod.densities.standard import Laplace as Laplace, Normal as Normal, StudentT as StudentT, Uniform as Uniform
+from genmod.densities.student import LearnedStudentT as LearnedStudentT
+from genmod.densities.targets import (
+    ConjugateRegression as ConjugateRegression,
+    CorrelatedStudentT as CorrelatedStudentT,
+    Target as Target,
+    ThreeGaussians as ThreeGaussians,
+)
 from genmod.densities.vamp import VampPrior as VampPrior

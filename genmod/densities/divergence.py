@@ -15,6 +15,7 @@ from genmod.densities.amortized import Amortized
 from genmod.densities.factorized import Factorized
 from genmod.densities.heads import NormalHead
 from genmod.densities.learned import FullNormal
+from genmod.densities.relaxed import StraightThrough
 from genmod.densities.standard import Normal
 
 
@@ -31,14 +32,16 @@ def kl_one(
     Args:
       q, p: over the same events. q_params, p_params: of each. q_context, p_context: of each, None without one.
 
-    Returns an array of the event's shape, whose sum is the divergence, where both are independent entry by entry; a scalar of
-    full Gaussians. Raises ValueError for events that differ.
+    Returns an array whose sum is the divergence, where both are independent entry by entry (of the event's shape; of one-hot
+    vectors an entry is one vector); a scalar of full Gaussians. Raises ValueError for events that differ.
     """
     if q.event != p.event:
         raise ValueError(f"q and p must have the same events, got {q.event} and {p.event}")
     (q, q_params), (p, p_params) = _plain(q, q_params, q_context), _plain(p, p_params, p_context)
     if isinstance(q, Factorized) and isinstance(p, Factorized):
         return q.head.kl(q_params["raw"], p.head, p_params["raw"])
+    if isinstance(q, StraightThrough) and isinstance(p, StraightThrough):
+        return q.relaxed.head.kl(q_params["raw"], p.relaxed.head, p_params["raw"])
     moments = _moments(q, q_params), _moments(p, p_params)
     if moments[0] is None or moments[1] is None:
         return None

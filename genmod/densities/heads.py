@@ -185,7 +185,17 @@ class NormalHead(Head):
 
 @dataclasses.dataclass(frozen=True)
 class PoissonHead(Head):
-    """x in 0, 1, 2, ...; the log of the rate is 20 tanh(raw / 20), so that draws fit into int32."""
+    """x in 0, 1, 2, ...; the log of the rate is r = 20 tanh(raw / 20), so that draws fit into int32.
+
+    With a `max_rate` the rate is 1 / (1 / max_rate + exp(-r)): near exp(r) where that is small, and never above max_rate.
+    """
+
+    max_rate: float | None = None
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.max_rate is not None:
+            check_positive(max_rate=self.max_rate)
 
     @property
     def num_params(self):
@@ -194,18 +204,23 @@ class PoissonHead(Head):
     def event(self, shape):
         return Counts(shape)
 
+    def log_rate(self, raw: Array) -> Array:
+        """The log of the rate of every entry, of shape raw.shape[:-1]."""
+        bounded = soft_bound(raw[..., 0], 20.0)
+        return bounded if self.max_rate is None else -jnp.logaddexp(-bounded, -math.log(self.max_rate))
+
     def _log_prob(self, raw, x):
         count = nearest_integer(x, np.iinfo(np.int32).max)
-        return jnp.where(x == count, _log_poisson(count.astype(raw.dtype), soft_bound(raw[..., 0], 20.0)), -jnp.inf)
+        return jnp.where(x == count, _log_poisson(count.astype(raw.dtype), self.log_rate(raw)), -jnp.inf)
 
     def _sample(self, raw, key):
         return jax.random.poisson(key, self._mean(raw)).astype(self.event(()).dtype)
 
     def _mean(self, raw):
-        return jnp.exp(soft_bound(raw[..., 0], 20.0))
+        return jnp.exp(self.log_rate(raw))
 
     def _kl(self, raw, other, other_raw):
-        log_ratio = soft_bound(other_raw[..., 0], 20.0) - soft_bound(raw[..., 0], 20.0)
+        log_ratio = other.log_rate(other_raw) - self.log_rate(raw)
         return self._mean(raw) * (jnp.expm1(log_ratio) - log_ratio)
 
 

@@ -5,11 +5,12 @@ from genmod.flows.continuous import diffusion as diffusion, ffjord as ffjord, fl
 from genmod.flows.image import dequantizer as dequantizer, glow as glow, real_nvp_image as real_nvp_image
 from genmod.flows.latents import interpolate as interpolate, multi_scale as multi_scale, resample as resample
 from genmod.flows.posteriors import (
+    amortized_posterior as amortized_posterior,
     coupling_layer as coupling_layer,
     full_gaussian_posterior as full_gaussian_posterior,
     iaf_layer as iaf_layer,
-    posterior as posterior,
 )
+from genmod.flows.stable import stable_real_nvp as stable_real_nvp
 from genmod.flows.support import Circle as Circle
 from genmod.flows.vector import (
     affine as affine,

@@ -13,7 +13,7 @@ from genmod.core.distribution import Distribution
 from genmod.core.types import Shape
 from genmod.densities import Head, NormalHead
 from genmod.flows.layers import Activation
-from genmod.flows.posteriors import posterior
+from genmod.flows.posteriors import amortized_posterior
 from genmod.losses.variational import ELBO, Objective
 from genmod.models.vae import VAE
 
@@ -42,7 +42,8 @@ def variational_autoencoder(
       event_shape: of a datum. latent_dim: entries of z, a vector.
       head: the law of x given z.
       hidden_sizes, activation, dtype: of two multilayer perceptrons, unless you give your own; the decoder has them in reverse.
-      layer, num_layers: of the flow behind the Gaussian, as of `posterior`; a layer with a context sees `hidden_sizes[-1:]`.
+      layer, num_layers: of the flow behind the Gaussian, as of `amortized_posterior`; the context of a layer that has one is of
+        shape `hidden_sizes[-1:]`.
       prior: of z; None: standard normal.
       objective: see `VAE`.
       encoder: a Linen module x -> features, a vector of `hidden_sizes[-1]` (`nets.ConvEncoder` for images).
@@ -58,5 +59,5 @@ def variational_autoencoder(
     num_raw = math.prod(event_shape) * head.num_params
     encoder = encoder or nets.FlatNet(nets.MLP(hidden_sizes, activation, dtype=dtype))
     decoder = decoder or nets.FlatNet(nets.MLP(hidden_sizes[::-1], activation, dtype=dtype), num_raw)
-    law = posterior((latent_dim,), hidden_sizes[-1:], layer, num_layers)
-    return VAE(event_shape, encoder, law, decoder, head, prior, objective, context_shape)
+    law = amortized_posterior((latent_dim,), hidden_sizes[-1:], layer, num_layers)
+    return VAE(event_shape, encoder, law, decoder, head, prior, objective, context_shape)  # type: ignore[arg-type]

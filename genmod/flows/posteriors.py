@@ -1,9 +1,9 @@
 """Posteriors q(z | features) for amortised inference: Gaussians, and flows whose parameters or whose networks see the features.
 
-    posterior(shape, context_shape)                     a diagonal Gaussian (Kingma & Welling 2013, arXiv:1312.6114)
-    posterior(..., Planar(), 16), Radial(), Sylvester() flows whose parameters all come from the encoder (Rezende & Mohamed 2015,
+    amortized_posterior(shape, context_shape)           a diagonal Gaussian (Kingma & Welling 2013, arXiv:1312.6114)
+    ... (..., Planar(), 16), Radial(), Sylvester()      flows whose parameters all come from the encoder (Rezende & Mohamed 2015,
                                                         arXiv:1505.05770; van den Berg et al. 2018, arXiv:1803.05649)
-    posterior(..., iaf_layer(...), 4)                   flows whose networks read the features (Kingma et al. 2016,
+    ... (..., iaf_layer(...), 4), coupling_layer(...)   flows whose networks read the features (Kingma et al. 2016,
                                                         arXiv:1606.04934)
 
 Every draw comes with its log q in one pass of the cheap direction, z_0 -> z.
@@ -19,7 +19,6 @@ from genmod.bijectors import (
     Autoregressive,
     Chain,
     Coupling,
-    DiagonalAffine,
     Permutation,
     Repeat,
     Reverse,
@@ -30,12 +29,14 @@ from genmod.bijectors.base import Bijector
 from genmod.core.checks import check_count, check_shape
 from genmod.core.distribution import Distribution
 from genmod.core.types import Shape
-from genmod.densities import Amortized, Factorized, FullNormal, Normal, NormalHead
+from genmod.densities import Amortized, Factorized, FullNormal, NormalHead
 from genmod.flows.layers import Activation, check_vector
 from genmod.models.flow import Flow
 
 
-def posterior(latent_shape: Shape, context_shape: Shape, layer: Bijector | None = None, num_layers: int = 4) -> Distribution:
+def amortized_posterior(
+    latent_shape: Shape, context_shape: Shape, layer: Bijector | None = None, num_layers: int = 4
+) -> Distribution:
     """q(z | features), a diagonal Gaussian of the features pushed through `num_layers` of `layer`.
 
     Args:
@@ -47,13 +48,13 @@ def posterior(latent_shape: Shape, context_shape: Shape, layer: Bijector | None 
     Raises ValueError for sizes below one, and for a layer of another context.
     """
     latent_shape = check_shape("latent_shape", latent_shape, least=1)
-    gaussian = Amortized(Factorized(NormalHead(), latent_shape), context_shape)
+    gaussian = Factorized(NormalHead(), latent_shape)  # of bounded log-scales: an unusual datum shall not overflow
     if layer is None:
-        return gaussian
+        return Amortized(gaussian, context_shape)
     check_count(num_layers=num_layers)
     if layer.context_shape is not None:
-        return Flow(Repeat(layer, num_layers), gaussian)
-    return Amortized(Flow(Chain((DiagonalAffine(), Repeat(layer, num_layers))), Normal(latent_shape)), context_shape)
+        return Flow(Repeat(layer, num_layers), Amortized(gaussian, context_shape))
+    return Amortized(Flow(Repeat(layer, num_layers), gaussian), context_shape)
 
 
 def full_gaussian_posterior(latent_shape: Shape, context_shape: Shape) -> Distribution:

@@ -19,22 +19,31 @@ def _pyplot() -> Any:
     return plt
 
 
-def samples(path: Path, data: Any, model: Any, *, title: str = "", max_points: int = 5_000, max_dims: int = 4) -> None:
-    """Data beside samples, (n, D) each: histograms for D = 1, a scatter for D = 2, marginals and pairs beyond."""
+def samples(
+    path: Path,
+    data: Any,
+    model: Any,
+    *,
+    title: str = "",
+    names: tuple[str, str] = ("data", "samples"),
+    max_points: int = 5_000,
+    max_dims: int = 4,
+) -> None:
+    """Data beside samples, (n, D): histograms for D = 1, a scatter for D = 2, marginals and pairs beyond; `names` of both."""
     data, model = np.asarray(data)[:max_points], np.asarray(model)[:max_points]
     dim = data.shape[1]
     if dim == 1:
         figure, axis = _pyplot().subplots(figsize=(6, 4), constrained_layout=True)
-        _histograms(axis, data[:, 0], model[:, 0], legend=True)
+        _histograms(axis, data[:, 0], model[:, 0], names, legend=True)
     elif dim == 2:
         low, high = _limits(data)
         size = (8, _height(4, low, high))
         figure, axes = _pyplot().subplots(1, 2, figsize=size, sharex=True, sharey=True, constrained_layout=True)
-        for axis, x, name, color in zip(axes, (data, model), ("data", "samples"), ("C0", "C1"), strict=True):
+        for axis, x, name, color in zip(axes, (data, model), names, ("C0", "C1"), strict=True):
             axis.scatter(*x.T, s=2, alpha=0.4, color=color, linewidths=0)
             axis.set(title=name, aspect="equal", xlim=(low[0], high[0]), ylim=(low[1], high[1]))
     else:
-        figure = _pairs(data, model, min(dim, max_dims))
+        figure = _pairs(data, model, min(dim, max_dims), names)
     figure.suptitle(title)
     _save(figure, path)
 
@@ -193,14 +202,14 @@ def vector_fields(path: Path, fields: dict[str, Callable], data: Any, *, title: 
     _save(figure, path)
 
 
-def _pairs(data: np.ndarray, model: np.ndarray, dims: int):
+def _pairs(data: np.ndarray, model: np.ndarray, dims: int, names: tuple[str, str]):
     figure, axes = _pyplot().subplots(dims, dims, figsize=(2.2 * dims, 2.2 * dims), constrained_layout=True)
     low, high = _limits(data)
     for row in range(dims):
         for column in range(dims):
             axis = axes[row, column]
             if row == column:
-                _histograms(axis, data[:, row], model[:, row], legend=row == 0)
+                _histograms(axis, data[:, row], model[:, row], names, legend=row == 0)
             else:
                 # Data above the diagonal, samples below.
                 x, color = (data, "C0") if row < column else (model, "C1")
@@ -211,11 +220,11 @@ def _pairs(data: np.ndarray, model: np.ndarray, dims: int):
     return figure
 
 
-def _histograms(axis, data: np.ndarray, model: np.ndarray, legend: bool) -> None:
+def _histograms(axis, data: np.ndarray, model: np.ndarray, names: tuple[str, str], legend: bool) -> None:
     low, high = np.quantile(data, [0.001, 0.999])
     bins: Sequence[float] = np.linspace(low, high, 60).tolist()
-    axis.hist(data, bins=bins, density=True, alpha=0.5, label="data", color="C0")
-    axis.hist(model, bins=bins, density=True, histtype="step", label="samples", color="C1")
+    axis.hist(data, bins=bins, density=True, alpha=0.5, label=names[0], color="C0")
+    axis.hist(model, bins=bins, density=True, histtype="step", label=names[1], color="C1")
     if legend:
         axis.legend(fontsize=7)
 

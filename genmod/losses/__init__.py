@@ -1,6 +1,21 @@
 """Losses: pure functions of FUNCTIONS (a log_prob, a sampler), usable for models of one's own. All in nats."""
 
+from genmod.core.relaxation import (
+    binary_concrete as binary_concrete,
+    gumbel_softmax as gumbel_softmax,
+    straight_through as straight_through,
+)
 from genmod.losses.diffusion import BoundParts as BoundParts, denoising as denoising, variational_bound as variational_bound
+from genmod.losses.gradient_estimators import (
+    GradientStatistics as GradientStatistics,
+    MovingAverage as MovingAverage,
+    gradient_variance as gradient_variance,
+    leave_one_out as leave_one_out,
+    reinforce as reinforce,
+    reinforce_moving_average as reinforce_moving_average,
+    reparameterized as reparameterized,
+    score_function_surrogate as score_function_surrogate,
+)
 from genmod.losses.likelihood import negative_log_likelihood as negative_log_likelihood
 from genmod.losses.matching import flow_matching as flow_matching
 from genmod.losses.reverse import reverse_kl as reverse_kl
@@ -9,6 +24,7 @@ from genmod.losses.score import (
     explicit_score_matching as explicit_score_matching,
     sliced_score_matching as sliced_score_matching,
 )
+from genmod.losses.score_function import ScoreFunctionELBO as ScoreFunctionELBO
 from genmod.losses.variational import (
     ELBO as ELBO,
     IWAE as IWAE,

@@ -36,6 +36,8 @@ class Latent(NamedTuple):
       log_likelihood: z -> log p(x | z). log_prior: z -> log p(z).
       held_log_q: z -> log q(z | x), through whose parameters no gradient passes.
       kl: KL(q || prior), of any shape, whose entries are those of independent latents; None where no closed form is known.
+      log_q: z -> log q(z | x), with the gradient of its parameters at a z that is held; what the score function wants.
+      draw_prior: key -> z of the prior; where annealing begins.
     """
 
     draw: Callable[[Key], tuple[Array, Array]]
@@ -43,10 +45,19 @@ class Latent(NamedTuple):
     log_prior: Callable[[Array], Array]
     held_log_q: Callable[[Array], Array]
     kl: Array | None = None
+    log_q: Callable[[Array], Array] | None = None
+    draw_prior: Callable[[Key], Array] | None = None
 
 
 class Objective(Description, abc.ABC):
-    """What a latent-variable model is trained by, and the bound that its `log_prob` is."""
+    """What a latent-variable model is trained by, and the bound that its `log_prob` is.
+
+    num_samples: draws of q for each datum.
+    wants_reparameterized: whether its gradient is wrong unless draws of q carry that of all parameters of q.
+    """
+
+    num_samples: int
+    wants_reparameterized: bool = True
 
     @abc.abstractmethod
     def terms_one(self, latent: Latent, key: Key) -> dict[str, Array]:
@@ -125,7 +136,7 @@ class ELBO(Objective):
         return self._terms(latent, key, self.stick_the_landing)
 
     def _terms(self, latent, key, held):
-        closed = latent.kl if self.analytic_kl and not held else None
+        closed = None if held else self.closed_rate(latent)
 
         def one(key):
             z, log_q = latent.draw(key)
@@ -133,12 +144,17 @@ class ELBO(Objective):
             return latent.log_likelihood(z), jnp.zeros_like(log_q) if closed is not None else log_q - latent.log_prior(z)
 
         log_likelihood, sampled = jax.vmap(one)(jax.random.split(key, self.num_samples))
+        return {"distortion": -log_likelihood.mean(), "rate": sampled.mean() if closed is None else closed}
+
+    def closed_rate(self, latent: Latent) -> Array | None:
+        """KL(q || prior) where it is wanted and known in closed form, else None; ValueError for free_bits without it."""
+        closed = latent.kl if self.analytic_kl else None
         if self.free_bits and (closed is None or not closed.shape):
             raise ValueError(
                 f"free_bits={self.free_bits} wants the KL of each latent dimension in closed form, which this posterior and this "
                 "prior have not: take a factorized posterior under a Normal or Factorized prior, or leave free_bits out"
             )
-        return {"distortion": -log_likelihood.mean(), "rate": sampled.mean() if closed is None else closed}
+        return closed
 
     def loss(self, terms, weight, step):
         per_row = terms["rate"].reshape(terms["rate"].shape[0], -1)

@@ -15,7 +15,8 @@ from genmod.core.batching import Batch
 from genmod.core.checks import check_context
 from genmod.core.distribution import Distribution
 from genmod.core.numerics import same_precision
-from genmod.core.types import Array, Key, Params
+from genmod.core.types import Array, Context, Key, Params
+from genmod.losses.variational import Latent
 
 
 class Model(Distribution, abc.ABC):
@@ -49,3 +50,22 @@ class Model(Distribution, abc.ABC):
         if weight is not None and weight.shape != x.shape[:1]:
             raise ValueError(f"weight must have one entry for each of {x.shape[0]} rows, got shape {weight.shape}")
         return Batch(x, context, weight)
+
+
+class LatentModel(Model, abc.ABC):
+    """p(x) = int p(z) p(x | z) dz, with a posterior q(z | features) whose features come from x.
+
+    What evidence, gaps and the health of posteriors are measured by (`genmod.inference`).
+    """
+
+    @abc.abstractmethod
+    def features_one(self, params: Params, x: Array, context: Context = None) -> Any:
+        """What the posterior of ONE event is a function of: the output of the encoder, an array or a pytree of arrays."""
+
+    @abc.abstractmethod
+    def latent_one(self, params: Params, x: Array, context: Context = None, features: Any = None) -> Latent:
+        """The inference problem of ONE event; `features` in the place of those of the encoder."""
+
+    @abc.abstractmethod
+    def sample_joint_one(self, params: Params, key: Key, context: Context = None) -> tuple[Array, Array]:
+        """(z, x): ONE draw of the model with its latent, which is an exact draw of p(z | x)."""

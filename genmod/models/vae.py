@@ -27,7 +27,7 @@ from genmod.core.event import Real
 from genmod.core.types import Array, Context, Key, Params, Shape
 from genmod.densities import Head, Normal, VampPrior, as_distribution, kl_one
 from genmod.losses.variational import ELBO, Latent, Objective, log_weights
-from genmod.models.base import Model
+from genmod.models.base import LatentModel
 
 
 class RateDistortion(NamedTuple):
@@ -38,7 +38,7 @@ class RateDistortion(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class VAE(Model):
+class VAE(LatentModel):
     """A variational autoencoder.
 
     Attributes:
@@ -51,7 +51,8 @@ class VAE(Model):
       head: the law of x given the raw numbers.
       prior: of z; conditional on the model's context where it has a context_shape. None: standard normal. A `VampPrior` is made
         of the posterior.
-      objective: what `loss` minimises and `log_prob` is: a LOWER_BOUND, a draw that wants a key.
+      objective: what `loss` minimises and `log_prob` is: a LOWER_BOUND, a draw that wants a key. For a posterior that is not
+        reparameterised, `ScoreFunctionELBO`.
       context_shape: of p(x | context). decode_context: whether the decoder sees it; where it does not, and the prior does, the
         model is an identifiable VAE (Khemakhem et al. 2020, arXiv:1907.04809).
 
@@ -86,6 +87,11 @@ class VAE(Model):
             raise ValueError(f"prior and posterior must have the same events, got {prior.event} and {self.posterior.event}")
         if prior.context_shape not in (None, self.context_shape):
             raise ValueError(f"prior wants a context of shape {prior.context_shape}, the model has {self.context_shape}")
+        if self.objective.wants_reparameterized and not self.posterior.reparameterized:
+            raise ValueError(
+                f"{type(self.objective).__name__} wants a reparameterised posterior, the gradient would be wrong without a word; "
+                f"got {self.posterior}: train with gm.losses.ScoreFunctionELBO(), or relax it (gm.densities.StraightThrough)"
+            )
 
     @property
     def event(self):
@@ -99,7 +105,7 @@ class VAE(Model):
 
         Raises ValueError without a key: the distortion is a random draw.
         """
-        terms = ELBO().terms_one(self._latent(params, x, context), self._random(key))  # type: ignore[arg-type]
+        terms = ELBO().terms_one(self.latent_one(params, x, context), self._random(key))  # type: ignore[arg-type]
         return RateDistortion(terms["rate"].sum(), terms["distortion"])
 
     @over_events
@@ -108,7 +114,7 @@ class VAE(Model):
 
         Raises NotImplementedError where no closed form is known.
         """
-        found = self._kl(params, self._features(params, x, context), context)
+        found = self._kl(params, self.features_one(params, x, context), context)  # type: ignore[arg-type]
         if found is None:
             raise NotImplementedError(f"KL({type(self.posterior).__name__} || {type(self.prior).__name__}) has no closed form")
         return found
@@ -119,11 +125,11 @@ class VAE(Model):
         Args:
           x: the event. context: of it. key: of the draws. num_samples: how many.
         """
-        return log_weights(self._latent(params, x, context), key, num_samples)
+        return log_weights(self.latent_one(params, x, context), key, num_samples)
 
     def encode_one(self, params: Params, x: Array, key: Key, context: Context = None) -> Array:
         """ONE draw of q(z | x)."""
-        return self.posterior.sample_one(params["posterior"], key, self._features(params, x, context))
+        return self.posterior.sample_one(params["posterior"], key, self.features_one(params, x, context))
 
     def decode_one(self, params: Params, z: Array, context: Context = None) -> Array:
         """E[x | z] of ONE latent, a float array of event_shape."""
@@ -154,25 +160,27 @@ class VAE(Model):
         x, context, weight = self.read(batch)
 
         def one(x, context, key):
-            return self.objective.terms_one(self._latent(params, x, context), key)
+            return self.objective.terms_one(self.latent_one(params, x, context), key)
 
         axes = (0, None if context is None else 0, 0)
         return self.objective.loss(vmap_events(one, axes)(x, context, row_keys(key, x.shape[0])), weight, step)
 
     def log_prob_one(self, params, x, context=None, key=None):
-        return self.objective.bound_one(self._latent(params, x, context), self._random(key))
+        return self.objective.bound_one(self.latent_one(params, x, context), self._random(key))
 
     def sample_one(self, params, key, context=None):
+        return self.sample_joint_one(params, key, context)[1]
+
+    def sample_joint_one(self, params, key, context=None):
         keys = jax.random.split(key)
         z = self.prior.sample_one(self._prior_params(params), keys[0], context if self._conditional else None)
-        return self.head.sample(self._raw(params, z, context), keys[1])
+        return z, self.head.sample(self._raw(params, z, context), keys[1])
 
-    @property
-    def _conditional(self):
-        return self.prior.context_shape is not None
+    def features_one(self, params, x, context=None):
+        return nets.apply(self.encoder, params["encoder"], _real(x), *_optional(context))
 
-    def _latent(self, params, x, context):
-        features = self._features(params, x, context)
+    def latent_one(self, params, x, context=None, features=None):
+        features = self.features_one(params, x, context) if features is None else features
         held = jax.lax.stop_gradient((params["posterior"], features))
         prior_params, given = self._prior_params(params), context if self._conditional else None
         return Latent(
@@ -181,14 +189,17 @@ class VAE(Model):
             lambda z: self.prior.log_prob_one(prior_params, z, given),
             lambda z: self.posterior.log_prob_one(held[0], z, held[1]),
             self._kl(params, features, context),
+            lambda z: self.posterior.log_prob_one(params["posterior"], z, features),
+            lambda key: self.prior.sample_one(prior_params, key, given),
         )
+
+    @property
+    def _conditional(self):
+        return self.prior.context_shape is not None
 
     def _kl(self, params, features, context):
         given = context if self._conditional else None
         return kl_one(self.posterior, params["posterior"], features, self.prior, self._prior_params(params), given)
-
-    def _features(self, params, x, context):
-        return nets.apply(self.encoder, params["encoder"], _real(x), *_optional(context))
 
     def _raw(self, params, z, context):
         raw = nets.apply(self.decoder, params["decoder"], _real(z), *_optional(context if self.decode_context else None))
@@ -200,7 +211,7 @@ class VAE(Model):
     def _prior_params(self, params):
         if not isinstance(self.prior, VampPrior):
             return params["prior"]
-        features = jax.vmap(lambda x: self._features(params, x, None))(params["prior"]["inputs"])
+        features = jax.vmap(lambda x: self.features_one(params, x))(params["prior"]["inputs"])
         return {"features": features, "posterior": params["posterior"]}
 
     def _random(self, key):

@@ -1,6 +1,6 @@
 """Convolutional networks between images and vectors: `ConvEncoder` halves an image level by level, `ConvDecoder` doubles it.
 
-A level is a 3x3 convolution, an activation, and a mean over 2x2 pixels (or their repetition): no batch statistics, and no strides,
+A level is a 3x3 convolution, an activation, and a mean over 2x2 pixels (or their repetition): no batch statistics, no strides,
 whose gradients are slow on CPU. Where a side is odd a row or column of zeros is added, and cut off again.
 """
 

@@ -1,5 +1,15 @@
 """Sampler kernels in BlackJAX's form, and the driver of any such kernel."""
 
+from genmod.samplers.annealed import (
+    Annealed as Annealed,
+    Population as Population,
+    annealed_importance as annealed_importance,
+    geometric_bridge as geometric_bridge,
+    reverse_annealed_importance as reverse_annealed_importance,
+    sequence_bridge as sequence_bridge,
+    sequential_monte_carlo as sequential_monte_carlo,
+    sigmoid_levels as sigmoid_levels,
+)
 from genmod.samplers.base import Kernel as Kernel
 from genmod.samplers.diffusions import (
     LangevinInfo as LangevinInfo,

@@ -24,6 +24,7 @@ from genmod.bijectors.image import MultiScale
 from genmod.bijectors.repeat import Invert, Repeat
 from genmod.bijectors.transformers import Elementwise
 from genmod.core.batching import vmap_events
+from genmod.core.checks import check_context
 from genmod.core.params import cast
 from genmod.core.types import Array, Context, Params
 
@@ -93,6 +94,7 @@ def health(
     """
     bijector = as_bijector(bijector)
     points = jnp.asarray(x)[:num_points]
+    context = check_context(type(bijector).__name__, context, bijector.context_shape, batch=np.shape(x)[:1])
     context = None if context is None else jnp.asarray(context)[:num_points]
     layers, event, contexts = [], points, []
     _whole(bijector, params, points, context)  # raises, in the bijector's own words, where the arguments do not fit

@@ -8,15 +8,36 @@ import numpy as np
 
 
 class Row(NamedTuple):
-    """One check: its largest error over the points, and the largest allowed."""
+    """One check at its worst point: the error there, what is allowed there, and a note on it."""
 
     name: str
     error: float
     allowed: float
+    note: str = ""
 
     @property
     def passed(self) -> bool:
         return self.error <= self.allowed  # False for NaN
+
+
+def worst(name: str, errors: np.ndarray, allowed: np.ndarray, places: tuple[str, ...]) -> Row:
+    """The row of that of the places at which an error exceeds what is allowed by most; NaN where the two cannot be compared."""
+    if not len(errors):
+        return Row(name, 0.0, 0.0)
+    excess = np.asarray(errors / allowed, np.float64)
+    i = int(np.argmax(np.where(np.isnan(excess), np.inf, excess)))
+    return Row(name, float(errors[i] if excess[i] == excess[i] else np.nan), float(allowed[i]), f"at {places[i]}")
+
+
+def worst_of_each(rows: list[Row]) -> tuple[Row, ...]:
+    """Of rows with equal names the worst, in the order of first appearance."""
+    found: dict[str, Row] = {}
+    for row in rows:
+        other = found.setdefault(row.name, row)
+        worse = not row.passed or row.error * other.allowed > other.error * row.allowed
+        if other.passed and (worse or (row.note and not other.note)):  # a row of no points has no note
+            found[row.name] = row
+    return tuple(found.values())
 
 
 class DensityReport(NamedTuple):
@@ -39,7 +60,8 @@ def rows_text(subject: str, rows: tuple[Row, ...]) -> str:
     lines = [f"{subject}: {'all checks passed' if all(row.passed for row in rows) else 'FAILED'}"]
     for row in rows:
         verdict = "ok  " if row.passed else "FAIL"
-        lines.append(f"  {verdict} {row.name:<44} error {row.error:9.2e}   allowed {row.allowed:9.2e}")
+        figures = f"error {row.error:9.2e}   allowed {row.allowed:9.2e}   {row.note}"
+        lines.append(f"  {verdict} {row.name:<44} {figures}".rstrip())
     return "\n".join(lines)
 
 

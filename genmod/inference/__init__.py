@@ -1,0 +1,70 @@
+"""Inference: posteriors and evidence of any log-density, and of models with latent variables."""
+
+from genmod.inference.annealing import AIS as AIS, SMC as SMC, Bracket as Bracket, ReverseAIS as ReverseAIS, bracket as bracket
+from genmod.inference.black_box import (
+    PosteriorFit as PosteriorFit,
+    PosteriorReport as PosteriorReport,
+    ReverseKL as ReverseKL,
+    fit_posterior as fit_posterior,
+    posterior_report as posterior_report,
+)
+from genmod.inference.closed import (
+    BIC as BIC,
+    Enumeration as Enumeration,
+    ExactEvidence as ExactEvidence,
+    LaplaceEvidence as LaplaceEvidence,
+)
+from genmod.inference.estimate import (
+    BayesFactor as BayesFactor,
+    Estimate as Estimate,
+    Evidence as Evidence,
+    EvidenceMethod as EvidenceMethod,
+    Observed as Observed,
+    Problem as Problem,
+    bayes_factor as bayes_factor,
+    bayesian as bayesian,
+    evidence as evidence,
+    simulate as simulate,
+    target as target,
+)
+from genmod.inference.gap import GapReport as GapReport, gap_report as gap_report, refine as refine, refine_one as refine_one
+from genmod.inference.health import (
+    PosteriorHealth as PosteriorHealth,
+    PosteriorValidation as PosteriorValidation,
+    posterior_health as posterior_health,
+)
+from genmod.inference.importance import (
+    HarmonicMean as HarmonicMean,
+    ImportanceSampling as ImportanceSampling,
+    MeanBound as MeanBound,
+)
+from genmod.inference.laplace import (
+    LaplaceApproximation as LaplaceApproximation,
+    Mode as Mode,
+    find_mode as find_mode,
+    laplace_approximation as laplace_approximation,
+)
+from genmod.inference.mean_field import (
+    MixtureFit as MixtureFit,
+    MixtureLaw as MixtureLaw,
+    fit_mixture as fit_mixture,
+    mixture_prior as mixture_prior,
+)
+from genmod.inference.predictive import MixturePredictive as MixturePredictive
+from genmod.inference.stein import (
+    RBF as RBF,
+    InverseMultiquadric as InverseMultiquadric,
+    KernelFunction as KernelFunction,
+    RadialKernel as RadialKernel,
+    SteinFit as SteinFit,
+    SteinKernel as SteinKernel,
+    stein_direction as stein_direction,
+    svgd as svgd,
+)
+from genmod.inference.svi import (
+    NaturalGradientStep as NaturalGradientStep,
+    SVIState as SVIState,
+    fit_mixture_stochastic as fit_mixture_stochastic,
+    robbins_monro as robbins_monro,
+)
+from genmod.inference.weights import LogMean as LogMean, log_mean as log_mean, pareto_k_hat as pareto_k_hat
