@@ -199,6 +199,11 @@ def test_training_reaches_the_entropy():
             ValueError,
             "prior wants a context",
         ),
+        (
+            lambda: dataclasses.replace(vae(), prior=flows.ffjord(LATENT, divergence=gm.dynamics.Hutchinson(1))),
+            ValueError,
+            "prior must have an EXACT log_prob, that of Flow is ESTIMATE",
+        ),
         (lambda: dataclasses.replace(vae(), head="bernoulli"), TypeError, "head must be a Head"),
         (lambda: flows.amortized_posterior((0,), (3,)), ValueError, "latent_shape must hold integers >= 1"),
         (lambda: flows.variational_autoencoder((3,), 0), ValueError, "latent_dim must be an integer >= 1"),

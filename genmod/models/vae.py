@@ -87,6 +87,12 @@ class VAE(LatentModel):
             raise ValueError(f"prior and posterior must have the same events, got {prior.event} and {self.posterior.event}")
         if prior.context_shape not in (None, self.context_shape):
             raise ValueError(f"prior wants a context of shape {prior.context_shape}, the model has {self.context_shape}")
+        for name, law in (("prior", prior), ("posterior", self.posterior)):
+            if law.likelihood is not Likelihood.EXACT:
+                raise ValueError(
+                    f"{name} must have an EXACT log_prob, that of {type(law).__name__} is {law.likelihood.name}, of which no bound is "
+                    "made: of a continuous flow take divergence=Exact(), of a diffusion bound=None"
+                )
         if self.objective.wants_reparameterized and not self.posterior.reparameterized:
             raise ValueError(
                 f"{type(self.objective).__name__} wants a reparameterised posterior, the gradient would be wrong without a word; "
