@@ -53,6 +53,8 @@ def test_one_component_is_exact(key, x64):
     np.testing.assert_allclose(fit.bound, exact, rtol=1e-12)
     # And so is the predictive density.
     predictive, new = MixturePredictive((2,), 1), np.array([1.0, -3.0])
+    assert predictive.misfit(fit.posterior) is None
+    jax.tree.map(lambda a, b: np.testing.assert_equal(a.shape, b.shape), predictive.init(key, PAIRS), fit.posterior)
     wanted = log_evidence(np.vstack([PAIRS, new]), MEAN, SCATTER, 0.7, 4.5) - exact
     np.testing.assert_allclose(predictive.log_prob(fit.posterior, new), wanted, rtol=1e-11)
 

@@ -47,8 +47,8 @@ class ReverseKL(Description):
     Attributes:
       log_prob_fn: log f of ONE position, up to a constant. distribution: q.
       num_samples: draws of q for a step.
-      stick_the_landing: drop the score term of the gradient, see `losses.reverse_kl`: it takes log_prob of draws, a second pass
-        through a flow, and not a costly or numerical one.
+      stick_the_landing: drop the score term of the gradient, see `losses.reverse_kl`. That takes the log_prob of draws: False for
+        a flow whose inverse is costly, such as an inverse autoregressive one.
       temper: b, an Optax schedule of the step that ends at 1 (or `gm.call` of one): a small b lets q find modes that lie apart
         (Rezende & Mohamed 2015, eq. 20). None: 1 throughout.
 
@@ -58,7 +58,7 @@ class ReverseKL(Description):
     log_prob_fn: LogProb
     distribution: Distribution
     num_samples: int = 64
-    stick_the_landing: bool = False
+    stick_the_landing: bool = True
     temper: Schedule | Call | None = None
 
     def __post_init__(self):
@@ -134,7 +134,7 @@ def fit_posterior(
     optimizer: optax.GradientTransformation | Call | None = None,
     num_steps: int = 5_000,
     num_samples: int = 64,
-    stick_the_landing: bool = False,
+    stick_the_landing: bool = True,
     temper: Schedule | Call | None = None,
     clip_norm: float | None = None,
     ema_decay: float | None = None,

@@ -18,6 +18,8 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
 from jax.scipy.special import digamma, gammaln
 from jax.typing import ArrayLike
 
@@ -87,8 +89,10 @@ def mixture_prior(
     check_positive(concentration=concentration, strength=strength)
     if not dof > dim - 1:
         raise ValueError(f"dof must be > D - 1 = {dim - 1}, where the Wishart law is proper, got {dof}")
-    if not jnp.linalg.eigvalsh(scatter)[0] > 0:
-        raise ValueError("scatter must be symmetric and positive definite")
+    if not isinstance(scatter, Tracer):
+        known = np.asarray(scatter)
+        if not np.allclose(known, known.T) or not np.linalg.eigvalsh(known)[0] > 0:
+            raise ValueError("scatter must be symmetric and positive definite")
     one = MixtureLaw(*(jnp.asarray(value, mean.dtype) for value in (concentration, mean, strength, dof, scatter)))
     return jax.tree.map(lambda a: jnp.broadcast_to(a, (num_components, *a.shape)), one)
 

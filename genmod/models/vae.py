@@ -90,8 +90,8 @@ class VAE(LatentModel):
         for name, law in (("prior", prior), ("posterior", self.posterior)):
             if law.likelihood is not Likelihood.EXACT:
                 raise ValueError(
-                    f"{name} must have an EXACT log_prob, that of {type(law).__name__} is {law.likelihood.name}, of which no bound is "
-                    "made: of a continuous flow take divergence=Exact(), of a diffusion bound=None"
+                    f"{name} must have an EXACT log_prob, that of {type(law).__name__} is {law.likelihood.name}, and no bound is "
+                    "made of it: of a continuous flow take divergence=Exact(), of a diffusion bound=None"
                 )
         if self.objective.wants_reparameterized and not self.posterior.reparameterized:
             raise ValueError(
