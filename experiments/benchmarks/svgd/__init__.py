@@ -1,0 +1,1 @@
+"""Stein variational gradient descent: problems and one file per library."""
