@@ -159,8 +159,8 @@ def _fractions(key, num, dtype, independent):
 def warn_of_few_levels(weighting: Weighting, times: TimeSampler, schedule: Schedule, kind: Kind, data_scale: float) -> None:
     """Warns where few noise levels carry the loss, so that gradients are large and the rest is learned late or never.
 
-    The level t carries c(t) = w(t) |d eps / d prediction|^2 E|prediction|^2. Where the effective share (E c)^2 / E c^2 of the times
-    is below a fifth the gap on two moons is 0.8 to 2.9 nats; above it, but for x0 with `MinSNR`, at most 0.65
+    The level t carries c(t) = w(t) |d eps / d prediction|^2 E|prediction|^2. Where the effective share (E c)^2 / E c^2 of the
+    times is below a fifth the gap on two moons is 0.8 to 2.9 nats; above it, but for x0 with `MinSNR`, at most 0.65
     (`experiments.prediction_table`). Only of `UniformTimes`: other samplers are there to attend to such levels.
     """
     t = np.linspace(*schedule.times, 514)[1:-1]
