@@ -21,8 +21,8 @@ from genmod.core.keys import stream
 
 @dataclasses.dataclass(frozen=True)
 class Config(vae.Config):
-    latent_dim: int = 8
-    num_steps: int = 10_000
+    latent_dim: int = 16
+    num_steps: int = 4_000
     num_prior_steps: int = 10_000
     """Of flow matching on the latents."""
     prior_hidden_sizes: tuple[int, ...] = (128, 128, 128)
