@@ -127,6 +127,7 @@ def line(config: Config, name: str, found: dict[str, float]) -> dict[str, Any]:
     return cells | {f"closed by {steps} steps": f"{100 * found[f'share_{steps}']:.0f}%" for steps in config.refinements}
 
 
+QUICK = {"num_steps": 300, "num_images": 20, "num_reference": 500, "num_levels": 50, "family_steps": 100}
+
 if __name__ == "__main__":
-    quick = {"num_steps": 300, "num_images": 20, "num_reference": 500, "num_levels": 50, "family_steps": 100}
-    gm.lab.main(experiment, Config, quick=quick)
+    gm.lab.main(experiment, Config, quick=QUICK)

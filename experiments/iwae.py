@@ -119,5 +119,7 @@ def row(config: Config, k: int, found: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+QUICK = {"num_steps": 300, "num_estimate": 500}
+
 if __name__ == "__main__":
-    gm.lab.main(experiment, Config, quick={"num_steps": 300, "num_estimate": 500})
+    gm.lab.main(experiment, Config, quick=QUICK)

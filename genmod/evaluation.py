@@ -117,7 +117,7 @@ class _Contexts(NamedTuple):
 
 def _contexts(model, context, num) -> _Contexts:
     context = None if context is None else np.asarray(to_context("context", context))
-    context = check_context(type(model).__name__, context, model.context_shape, any_batch=True)
+    context = check_context(type(model).__name__, context, model.context_shape, batch=(num,), any_batch=True)
     contexts = _Contexts(model.context_shape, context)
     if not contexts.shared and context.shape != (num, *model.context_shape):
         wanted = f"{(num, *model.context_shape)}, one for each row, or {model.context_shape}, one for all"

@@ -268,3 +268,43 @@ def test_points_outside_are_left_out():
     assert points.territory(bj.LULinear(), True, **everywhere).holds(-1e9, 1e9)
     far = points.far_points(x, 10.0, points.Territory(bj.Exp(), True))
     assert 0 < len(far.events) < 16 and (far.events > 0).all()
+
+
+@dataclasses.dataclass(frozen=True)
+class HeldForward(gm.Bijector):
+    """Right values, but the forward direction teaches its parameters nothing."""
+
+    def _init(self, key, x, context):
+        return {"a": jnp.zeros(x.shape[1:], x.dtype)}
+
+    def _forward(self, params, z, context):
+        a = jax.lax.stop_gradient(params["a"])
+        return z * jnp.exp(a), a.sum()
+
+    def _inverse(self, params, x, context):
+        return x * jnp.exp(-params["a"]), -params["a"].sum()
+
+
+@dataclasses.dataclass(frozen=True)
+class HeldContext(HeldForward):
+    """Both directions shut their context out of the gradient."""
+
+    context_shape: tuple[int, ...] = (1,)
+
+    def _forward(self, params, z, context):
+        a = params["a"] + jax.lax.stop_gradient(context)
+        return z * jnp.exp(a), a.sum()
+
+    def _inverse(self, params, x, context):
+        a = params["a"] + jax.lax.stop_gradient(context)
+        return x * jnp.exp(-a), -a.sum()
+
+
+def test_gradients_of_both_directions_and_of_contexts():
+    x = np.random.default_rng(5).standard_normal((20, 3)).astype(np.float32)
+    failed = [row.name for row in gm.check_bijection(HeldForward(), x).rows if not row.passed]
+    assert failed == ["gradient of forward = finite difference"]
+    failed = {row.name for row in gm.check_bijection(HeldContext(), x, x[:, :1]).rows if not row.passed}
+    assert failed == {f"gradient of {name} = finite difference" for name in ("forward", "inverse")}
+    report = gm.check_bijection(gm.bijectors.Standardize(), 1e-4 * x)  # steps are in units of the data
+    assert report.passed, report

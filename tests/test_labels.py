@@ -233,13 +233,21 @@ def test_traced_labels_out_of_range_are_nan(flow, key):
 
 def test_what_could_be_either_is_refused(flow, key):
     model, params = flow
-    either = r"context of shape \(3,\) and int64 could be 3 class labels, or one context of 3 numbers: .*one_hot.*cast"
+    either = r"context of shape \({}\) and int64 could be class labels, or contexts of 3 numbers: .*one_hot.*cast"
     for draw in (lambda c: model.sample(params, key, (), c), lambda c: model.log_prob(params, X[0], c)):
-        with pytest.raises(ValueError, match=either):
+        with pytest.raises(ValueError, match=either.format("3,")):
             draw(np.array([0, 2, 1]))
+    with pytest.raises(ValueError, match=either.format("4, 3")):
+        model.sample(params, key, (), np.zeros((4, 3), int))
+    with pytest.raises(ValueError, match=r"must have shape \(16,\), that of the events, got a column, \(16, 1\)"):
+        model.log_prob(params, X, LABELS[:, None])
     one = np.array([0, 0, 1])
     same(model.log_prob(params, X, one.astype(float)), model.log_prob(params, X, 2))
     same(model.sample(params, key, (), jax.nn.one_hot(one, 3)), model.sample(params, key, (), one[:, None])[:, 0])
+    # Where there are events, labels have their axes.
+    same(model.log_prob(params, X[:3], LABELS[:3]), model.log_prob(params, X[:3], ONE_HOT[:3]))
+    square, table = X[:9].reshape(3, 3, *X.shape[1:]), LABELS[:9].reshape(3, 3)
+    same(model.log_prob(params, square, table), model.log_prob(params, square, ONE_HOT[:9].reshape(3, 3, 3)))
     rows = X[:3], LABELS[:3]  # as many rows as classes: a batch of rows is clear
     same(model.loss(params, key, rows)[0], model.loss(params, key, (X[:3], ONE_HOT[:3]))[0])
     same(model.log_prob(params, X, ONE_HOT.astype(int)), model.log_prob(params, X, ONE_HOT))
@@ -250,7 +258,7 @@ def test_real_numbers_are_no_labels(flow, key):
     hint = r"; class labels are integers of shape \({}\)$"
     with pytest.raises(ValueError, match=r"must have shape \(\.\.\.,\) \+ \(3,\), got \(16,\)" + hint.format(r"\.\.\.,")):
         model.log_prob(params, X, LABELS.astype(float))
-    for wrong in (LABELS.astype(float), LABELS[:, None], LABELS[:5]):
+    for wrong in (LABELS.astype(float), LABELS[:5]):
         with pytest.raises(ValueError, match=r"the context of data must have shape \(16, 3\), got .*" + hint.format("16,")):
             gm.fit(model, (X, wrong), key=key, num_steps=1)
 

@@ -19,9 +19,10 @@ from genmod.core.types import Array, Context, Params
 class Conditioned(Wrapper):
     """The bijector, given its context standardised by the contexts of the initialising batch; that is never trained.
 
-    Each entry of a vector has a mean and a scale of its own, an image (H, W, C) one per channel. A context is centred in its own
-    precision, then rounded to that of the data. With context_shape = (K,), K >= 2, class labels 0 .. K - 1 may stand for one-hot
-    vectors (`core.labels`); one integer where a context is one number, which may be a label, is refused.
+    Each entry of a vector has a mean and a scale of its own, an image (H, W, C) one per channel. A context of floats is centred
+    in its own precision, then rounded to that of the data; integers are first made real in JAX's default precision. With
+    context_shape = (K,), K >= 2, class labels 0 .. K - 1 may stand for one-hot vectors (`core.labels`); one integer where a
+    context is one number, which may be a label, is refused.
 
     What the initialising batch does not show is not scaled, so let it be one like the data:
       - an entry that is 0 or 1 in every row, such as those of a one-hot vector, stays as it is, whatever comes later;

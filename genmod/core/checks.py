@@ -30,11 +30,12 @@ def check_context(
     context: Any,
     context_shape: Shape | None,
     *,
-    batch: Shape = (),
+    batch: Shape | None = (),
     any_batch: bool = False,
     name: str = "context",
 ) -> Any:
-    """The context as an array of shape batch + context_shape (`any_batch`: of any leading axes), class labels one-hot.
+    """The context as an array of shape batch + context_shape (`any_batch`: of any leading axes, `batch` those of the events, None
+    where there are no events), class labels one-hot.
 
     Raises ValueError where it is missing, unwanted or misshapen, and for labels as `labels_as_one_hot`; TypeError where it holds
     no numbers.
@@ -45,13 +46,15 @@ def check_context(
         return None
     if context is None:
         raise ValueError(f"{owner} is conditional: pass context of shape {context_shape}")
-    context = labels_as_one_hot(name, to_context(name, context), context_shape, None if any_batch else batch)
+    axes = None if any_batch and not batch else batch  # one event is no batch: labels may broadcast against it
+    context = labels_as_one_hot(name, to_context(name, context), context_shape, axes)
     context = _held(context) if math.prod(context_shape) > 1 else context
     split = context.ndim - len(context_shape)
     if (any_batch and (split < 0 or context.shape[split:] != context_shape)) or (
-        not any_batch and context.shape != batch + context_shape
+        not any_batch and context.shape != (batch or ()) + context_shape
     ):
-        wanted, labels = (f"(...,) + {context_shape}", "(...,)") if any_batch else (str(batch + context_shape), str(batch))
+        exact = (batch or ()) + context_shape
+        wanted, labels = (f"(...,) + {context_shape}", "(...,)") if any_batch else (str(exact), str(batch))
         hint = f"; class labels are integers of shape {labels}" if takes_labels(context_shape) else ""
         raise ValueError(f"{name} must have shape {wanted}, got {tuple(context.shape)}{hint}")
     return context

@@ -44,11 +44,11 @@ def over_events(body: Callable | None = None, *, event: Callable[[Any], Event] =
 
     @functools.wraps(body)
     def method(self, params, x, context=None, *, key=None):
-        kind = event(self)
-        x = kind.check(name, x)
-        context = check_context(type(self).__name__, context, self.context_shape, any_batch=True)
+        x, rank = event(self).check(name, x), len(event(self).shape)
+        axes = x.shape[: x.ndim - rank]
+        context = check_context(type(self).__name__, context, self.context_shape, batch=axes, any_batch=True)
         key = None if key is None else check_key(key)
-        return _call(_on_events, self, params, (body, self, len(kind.shape), _one_device(x)), x, context, key)
+        return _call(_on_events, self, params, (body, self, rank, _one_device(x)), x, context, key)
 
     return method
 
@@ -60,7 +60,7 @@ def over_draws(body: Callable) -> Callable:
     @functools.wraps(body)
     def method(self, params, key, shape=(), context=None):
         key, shape = check_key(key), check_sizes("shape", shape)
-        context = check_context(type(self).__name__, context, self.context_shape, any_batch=True)
+        context = check_context(type(self).__name__, context, self.context_shape, batch=None, any_batch=True)
         return _call(_on_draws, self, params, (body, self, shape), key, context)
 
     return method

@@ -2,8 +2,8 @@
 
     labels of shape batch  ->  one-hot vectors of shape batch + (K,)          bools are the labels of two classes
 
-Integers that have the last axis, batch + (K,), are contexts of K numbers each, such as one-hot vectors or counts. A one-hot row
-takes 4 K bytes: a million rows of 1,000 classes are 4 GB.
+Integers of shape batch + (K,) are contexts of K numbers each, such as one-hot vectors or counts. Where neither is sure they are
+refused. A one-hot row takes 4 K bytes: a million rows of 1,000 classes are 4 GB.
 """
 
 from typing import Any
@@ -27,7 +27,7 @@ def labels_as_one_hot(name: str, context: Any, context_shape: Shape, batch: Shap
     Args:
       name: of the argument, in messages.
       context: an array. context_shape: of one context.
-      batch: the shape of the labels; None: any, where integers of shape (K,) could be either.
+      batch: the axes of the events, which labels have or broadcast against; None where there are no events.
 
     Raises ValueError for labels that are known to lie outside of 0 .. K - 1, and for integers that could be either. A label that
     lies outside while it is being traced becomes NaN.
@@ -37,14 +37,16 @@ def labels_as_one_hot(name: str, context: Any, context_shape: Shape, batch: Shap
     num = context_shape[0]
     if not (jnp.issubdtype(context.dtype, jnp.integer) or (num == 2 and context.dtype == bool)):
         return context
-    if batch is None and context.shape == context_shape:
-        raise ValueError(
-            f"{name} of shape ({num},) and {context.dtype} could be {num} class labels, or one context of {num} numbers: pass "
-            f"jax.nn.one_hot(labels, {num}) for labels, or cast one context to float"
-        )
-    lacks_the_axis = context.shape[-1:] != context_shape if batch is None else context.shape == batch
-    if not lacks_the_axis:
-        return context
+    if context.shape != batch:
+        if batch is not None and context.shape == batch + context_shape:
+            return context
+        if context.shape[-1:] == context_shape:
+            raise ValueError(
+                f"{name} of shape {context.shape} and {context.dtype} could be class labels, or contexts of {num} numbers: pass "
+                f"jax.nn.one_hot(labels, {num}) for labels, or cast contexts to float"
+            )
+        if batch is not None and context.shape == (*batch, 1):
+            raise ValueError(f"class labels in {name} must have shape {batch}, that of the events, got a column, {context.shape}")
     _check_range(name, context, num)
     return _one_hot(context, num)
 

@@ -20,7 +20,7 @@ from typing import Any, Self
 import jax.numpy as jnp
 import numpy as np
 
-from genmod.core.arrays import ColumnKind, column_kind, column_names, refusal, to_array
+from genmod.core.arrays import ColumnKind, column_kind, column_names, refusal, to_context
 from genmod.core.types import Shape
 
 
@@ -28,12 +28,14 @@ from genmod.core.types import Shape
 class Units:
     """A shift and a scale for every entry of an event, float64 of its shape; `Units.of(x)` makes them from data.
 
-    `to_dict` and `from_dict` go to JSON and back without loss. Raises ValueError for shapes that differ, for numbers that are not
-    finite, and for a scale that is not positive.
+    columns: the names of a table's columns, which a later table must have in the same order; None: of an array. `to_dict` and
+    `from_dict` go to JSON and back without loss. Raises ValueError for shapes that differ, for numbers that are not finite, and
+    for a scale that is not positive.
     """
 
     shift: np.ndarray
     scale: np.ndarray
+    columns: tuple[str, ...] | None = None
 
     def __post_init__(self):
         for name in ("shift", "scale"):
@@ -51,7 +53,7 @@ class Units:
     def of(cls, x: Any) -> Self:
         """Mean and standard deviation of x, (n,) + event shape with n >= 2, over the rows; also a table of pandas or polars.
 
-        Two passes over deviations that are first scaled to at most 1. Raises TypeError for what holds no real numbers, ValueError
+        Two passes over deviations that are first scaled to at most 1. Raises TypeError for what holds no numbers, ValueError
         for fewer rows, for NaN and infinite values, and for a constant column, which has no scale.
         """
         names, given = column_names(x), _real("x", x)
@@ -74,7 +76,13 @@ class Units:
             raise ValueError(f"x spans more than float64 holds in {_first(~np.isfinite(largest), names)}; change its unit")
         if constant.any():
             raise ValueError(f"x is constant in {_first(constant, names)}, which has no scale; drop it")
-        return cls(mean, largest * np.sqrt(((deviation / largest) ** 2).mean(0)))
+        return cls(mean, largest * np.sqrt(((deviation / largest) ** 2).mean(0)), None if names is None else tuple(names))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Units) and self.to_dict() == other.to_dict()
+
+    def __hash__(self) -> int:
+        return hash((self.shift.tobytes(), self.scale.tobytes(), self.columns))
 
     @property
     def event_shape(self) -> Shape:
@@ -98,15 +106,20 @@ class Units:
         return self.shift + self.scale * self._events("z", z)
 
     def to_dict(self) -> dict[str, Any]:
-        """{"shift": ..., "scale": ...} of nested lists of numbers, for JSON."""
-        return {"shift": self.shift.tolist(), "scale": self.scale.tolist()}
+        """{"shift": ..., "scale": ..., "columns": ...} of nested lists, for JSON."""
+        columns = None if self.columns is None else list(self.columns)
+        return {"shift": self.shift.tolist(), "scale": self.scale.tolist(), "columns": columns}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
         """The units that `to_dict` wrote down."""
-        return cls(**values)
+        columns = values.get("columns")
+        return cls(np.asarray(values["shift"]), np.asarray(values["scale"]), None if columns is None else tuple(columns))
 
     def _events(self, name, value):
+        names = column_names(value)
+        if names is not None and self.columns is not None and tuple(names) != self.columns:
+            raise ValueError(f"{name} must have the columns {', '.join(self.columns)} in this order, got {', '.join(names)}")
         array = _real(name, value)
         if array.shape[array.ndim - len(self.event_shape) :] != self.event_shape or array.ndim < len(self.event_shape):
             raise ValueError(f"{name} must have shape (...,) + {self.event_shape}, got {array.shape}")
@@ -114,9 +127,11 @@ class Units:
 
 
 def _real(name: str, value: Any) -> np.ndarray:
-    """Real numbers on the host, in their own precision."""
-    array = np.asarray(to_array(name, value))
+    """Numbers on the host, in their own precision; integers, such as seconds since an epoch, as float64."""
+    array = np.asarray(to_context(name, value))
     kind = column_kind(array.dtype)
+    if kind is ColumnKind.INTEGERS:
+        return array.astype(np.float64)
     if kind is not ColumnKind.REAL:
         raise refusal(name, kind, (), str(array.dtype))
     return array

@@ -15,7 +15,6 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.core import Tracer
 from jax.typing import ArrayLike
 
 from genmod.core.checks import check_count, check_function, check_positive
@@ -131,17 +130,33 @@ def clipped(denoiser: Denoiser, low: ArrayLike, high: ArrayLike) -> Denoiser:
     ValueError unless low < high.
     """
     check_function(denoiser=denoiser)
-    if not isinstance(low, Tracer) and not isinstance(high, Tracer) and not (np.asarray(low) < np.asarray(high)).all():
+    if not (np.asarray(low) < np.asarray(high)).all():
         raise ValueError(f"clipping wants low < high, got {low} and {high}")
     return lambda x, t: jnp.clip(denoiser(x, t), low, high)
 
 
 def wide_range(x: Array) -> tuple[Array, Array]:
-    """(low, high) for `clipped`: the range of all numbers of a batch and as much again on both sides; all reals where it has
-    no width. What lies outside is an error of the network."""
+    """(low, high) for `kept_in_range`: the range of all numbers of a batch and as much again on both sides; all that floats hold
+    where it has no width."""
     low, high = x.min(), x.max()
-    width = jnp.where(high > low, high - low, jnp.inf)
-    return low - width, high + width
+    width, largest = high - low, jnp.finfo(x.dtype).max
+    return jnp.where(width > 0, low - width, -largest), jnp.where(width > 0, high + width, largest)
+
+
+def kept_in_range(denoiser: Denoiser, schedule: Schedule, low: ArrayLike, high: ArrayLike) -> Denoiser:
+    """D cut to [low, high] where the noise is wider than that range of the data, sigma > alpha (high - low).
+
+    There D is all but the mean of the data, which lies inside whatever else the range has missed, and the error of a network that
+    predicts eps is multiplied by sigma / alpha. Where there is signal D stays as it is.
+    """
+    check_function(denoiser=denoiser)
+
+    def cut(x, t):
+        data = denoiser(x, t)
+        blind = schedule.sigma(t) > schedule.alpha(t) * (high - low)
+        return jnp.where(blind, jnp.clip(data, low, high), data)
+
+    return cut
 
 
 def dynamically_clipped(denoiser: Denoiser, quantile: float = 0.995, limit: float = 1.0) -> Denoiser:

@@ -168,7 +168,8 @@ def warn_of_few_levels(weighting: Weighting, times: TimeSampler, schedule: Sched
         t = jnp.asarray(t, float)
         carried = weighting(schedule, t) * noise_error(schedule, t, kind, data_scale=data_scale) ** 2
         carried = carried * prediction_size(schedule, t, kind, data_scale=data_scale) ** 2
-    if isinstance(carried, Tracer) or type(times) is not UniformTimes:
+    balanced = kind in ("edm", "v") and type(weighting) is SimpleWeighting
+    if isinstance(carried, Tracer) or type(times) is not UniformTimes or balanced:
         return
     carried = np.asarray(carried, np.float64)
     share = float(carried.mean() ** 2 / (carried**2).mean())

@@ -42,7 +42,7 @@ def interpolate(
     """
     check_count(num=num)
     bijector, scales = _multi_scale(flow, scales)
-    context = check_context(type(flow).__name__, context, flow.context_shape, any_batch=True)
+    context = check_context(type(flow).__name__, context, flow.context_shape, batch=jnp.shape(x_0)[:1], any_batch=True)
     if jnp.shape(x_0) != jnp.shape(x_1):
         raise ValueError(f"x_0 and x_1 must have one shape, got {jnp.shape(x_0)} and {jnp.shape(x_1)}")
     start, end = (bijector.unpack(flow.encode(params, x, context)) for x in (x_0, x_1))
@@ -81,9 +81,13 @@ def resample(
     `Pushforward.tempered`.
     """
     bijector, scales = _multi_scale(flow, scales)
+    num = len(jnp.asarray(x))
+    context = check_context(type(flow).__name__, context, flow.context_shape, batch=(num,), any_batch=True)
     old = bijector.unpack(flow.encode(params, x, context))
-    narrowed, keys = flow.tempered(temperature), row_keys(check_key(key), len(jnp.asarray(x)))
-    drawn = jax.vmap(narrowed.draw_base_one, (None, 0))(params, keys)  # type: ignore[arg-type]
+    narrowed = flow if temperature == 1.0 else flow.tempered(temperature)
+    each = None if context is None else jnp.broadcast_to(context, (num, *(flow.context_shape or ())))
+    draw = jax.vmap(narrowed.draw_base_one, (None, 0, None if each is None else 0))
+    drawn = draw(params, row_keys(check_key(key), num), each)  # type: ignore[arg-type]
     new = bijector.unpack(drawn)
     return flow.decode(params, bijector.pack({name: (new if name in scales else old)[name] for name in old}), context)
 

@@ -12,7 +12,7 @@ from genmod.core.description import call
 from genmod.core.keys import stream
 from genmod.core.types import Key
 from genmod.inference.estimate import Estimate, Evidence, EvidenceMethod, Observed, evidence
-from genmod.inference.weights import log_mean
+from genmod.inference.weights import log_mean, pareto_k_hat
 from genmod.losses.variational import Latent
 from genmod.samplers import (
     annealed_importance,
@@ -36,7 +36,8 @@ class AIS(EvidenceMethod):
         step must suit the narrowest of the densities.
       steepness: of the levels.
 
-    Extras: `effective_size` of the chains, `acceptance_rate` where the kernel tells it.
+    Extras: `effective_size` of the chains; of more than 20 chains the `k_hat` of their weights, above 0.7 of which the standard
+    error is too small; `acceptance_rate` where the kernel tells it.
     """
 
     num_chains: int = 16
@@ -61,7 +62,7 @@ class AIS(EvidenceMethod):
         begin = jax.vmap(_draw_prior(problem))(jax.random.split(begin_key, self.num_chains))
         chains = self._chains(annealed_importance, problem, begin, chain_key)
         found = log_mean(chains.log_weight)
-        return Estimate(found.value, found.sem, {"effective_size": found.effective_size} | _acceptance(chains.infos))
+        return Estimate(found.value, found.sem, _extras(found, chains))
 
     def _chains(self, sampler, problem, begin, key):
         bridge, levels = _bridge(problem), sigmoid_levels(self.num_levels, self.steepness)
@@ -100,7 +101,7 @@ class ReverseAIS(EvidenceMethod):
         begin = jax.tree.map(lambda leaf: leaf[jnp.arange(self.forward.num_chains) % leaf.shape[0]], problem.z)
         chains = self.forward._chains(reverse_annealed_importance, problem, begin, key)
         found = log_mean(chains.log_weight)
-        return Estimate(-found.value, found.sem, {"effective_size": found.effective_size} | _acceptance(chains.infos))
+        return Estimate(-found.value, found.sem, _extras(found, chains))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -188,6 +189,11 @@ def _draw_prior(problem):
     if problem.latent.draw_prior is None:
         raise ValueError("annealing begins at draws of the prior: give the Latent a draw_prior, key -> z")
     return problem.latent.draw_prior
+
+
+def _extras(found, chains):
+    k_hat = {} if chains.log_weight.shape[0] <= 20 else {"k_hat": pareto_k_hat(chains.log_weight)}
+    return {"effective_size": found.effective_size} | k_hat | _acceptance(chains.infos)
 
 
 def _acceptance(infos):

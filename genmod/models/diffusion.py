@@ -76,9 +76,9 @@ class Diffusion(Model):
       data_side: a layer between the diffusion and the data, held as it was initialised (`Standardize`). None: none.
       weighting, times: which noise levels the loss attends to.
       sampler: from noise to data; it draws from the law that log_prob scores up to the error of its steps.
-      clip: (low, high) of the data on the latent side of `data_side`, to which samplers cut denoised values
-        (`denoisers.clipped`); None: three times the range of the initialising batch, so that only what a network gets wrong
-        where there is all but no signal is cut; (-inf, inf): they do not.
+      clip: (low, high) of the data on the latent side of `data_side`, to which samplers cut denoised values at all times
+        (`denoisers.clipped`); None: they cut them to three times the range of the initialising batch, and only where there is
+        all but no signal (`denoisers.kept_in_range`); (-inf, inf): they do not.
       context_dropout: share of training examples that lose their context, for classifier-free guidance; the network then
         takes `present`, as `nets.Guided` does.
       bound: None: `log_prob` is that of the flow, EXACT, or an ESTIMATE by a random divergence. A `Bound`: a LOWER_BOUND on
@@ -197,7 +197,7 @@ class Diffusion(Model):
         check_positive(noise_std=noise_std)
         check_count(num_iterations=num_iterations)
         y = check_array("y", y, batched=True)
-        context = check_context(type(self).__name__, context, self.context_shape, any_batch=True)
+        context = check_context(type(self).__name__, context, self.context_shape, batch=y.shape[:1], any_batch=True)
         if context is not None:
             context = jnp.broadcast_to(context, (y.shape[0], *(self.context_shape or ())))
         return _sample_posterior(self, observe, num_iterations, params, check_key(key), y, noise_std, context)
@@ -205,7 +205,7 @@ class Diffusion(Model):
     def _init(self, key, x, context):
         params = {"bijector": self.bijector.init_rows(key, x, context)}
         check_held("data_side", params["bijector"][1:])
-        return params | ({"range": Fixed(denoisers.wide_range(self._latent(params, x)))} if self.clip is None else {})
+        return params | {"range": Fixed(denoisers.wide_range(self._latent(params, x)))}
 
     def loss(self, params, key, batch, *, step=None):
         x, context, weight = self.read(batch)
@@ -264,8 +264,10 @@ class Diffusion(Model):
         """ONE draw, by a denoiser."""
         keys = jax.random.split(key)
         z = self.flow.draw_base_one(params, keys[0])
-        low, high = params["range"].constant if self.clip is None else self.clip
-        denoiser = denoisers.clipped(denoiser, low, high)
+        if self.clip is not None:
+            denoiser = denoisers.clipped(denoiser, *self.clip)
+        elif "range" in params:
+            denoiser = denoisers.kept_in_range(denoiser, self.predictor.schedule, *params["range"].constant)
         return self._to_data(params, self.sampler(keys[1], denoiser, self.predictor.schedule, z))
 
     def _latent(self, params, x):

@@ -136,7 +136,7 @@ def _rows(bijector: Bijector, given: Points, start: Params, options: _Options) -
             rows.append(kinks(probe, params, look.special, look.values))
             rows.append(jumps(probe, params, look.latents, look.domain, options.singular))
         rows.append(independent(probe, params, pick(joined(look.rows, look.far_data), slice(probe.block))))
-        rows.append(_finite_differences(probe, params, few, noise_of_slopes))
+        rows += _finite_differences(probe, params, few, noise_of_slopes)
     with jax.enable_x64(False):
         probe = Probe(bijector, np.float32, size, num)
         rows += _values(probe, probe.cast(used), look, truths)[0]
@@ -244,22 +244,33 @@ def _jitter(params: Params, key: Key, scale: float) -> Params:
     return jax.tree.map(lambda p, n, trained: p + n if trained else p, params, noise, trainable_mask(params))
 
 
-def _finite_differences(probe: Probe, params: Params, points: Points, key: Key) -> Row:
-    """Directional derivative of the inverse and its log_det, in trainable parameters and x together."""
-    start = params, jnp.asarray(points.events, probe.dtype)
+def _finite_differences(probe: Probe, params: Params, points: Points, key: Key) -> list[Row]:
+    """Directional derivatives of both directions and their log_dets, in trainable parameters, events and contexts together."""
+    latents = points._replace(events=probe.move(params, points, inverse=True).value)
+    return [_slope_row(probe, params, each, key, inverse) for inverse, each in ((True, points), (False, latents))]
+
+
+def _slope_row(probe: Probe, params: Params, points: Points, key: Key, inverse: bool) -> Row:
+    events = jnp.asarray(points.events, probe.dtype)
+    real = points.contexts is not None and np.issubdtype(points.contexts.dtype, np.floating)
+    contexts = None if points.contexts is None else jnp.asarray(points.contexts, probe.dtype if real else None)
+    start = params, events, contexts if real else None
     direction = _jitter(jax.tree.map(jnp.zeros_like, start), key, 1.0)
-    mask = trainable_mask(params), True
-    direction = jax.tree.map(lambda d, trained: d if trained else jnp.zeros_like(d), direction, mask)
+    moved = jax.tree.map(lambda d, trained: d if trained else jnp.zeros_like(d), direction[0], trainable_mask(params))
+    # Events in their own units: a step of fixed size would leave the straight part of a map of small numbers.
+    units = np.std(points.events, axis=0, keepdims=True)
+    direction = moved, direction[1] * jnp.asarray(np.where(units > 0, units, 1.0), probe.dtype), direction[2]
 
     def along(h):
-        moved, x = jax.tree.map(lambda a, d: a + h * d, start, direction)
-        return probe.scalar(moved, x, points.contexts)
+        params, events, own = jax.tree.map(lambda a, d: a + h * d, start, direction)
+        return probe.scalar(params, events, own if real else contexts, inverse)
 
     value_and_slope = jax.jit(lambda h: jax.jvp(along, (h,), (1.0,)))
     exact = value_and_slope(0.0)[1]
     estimates = [(value_and_slope(h)[0] - value_and_slope(-h)[0]) / (2 * h) for h in (1e-6, 3e-6)]
     error = min(float(jnp.abs(exact - estimate)) for estimate in estimates)
-    return Row("gradient of inverse = finite difference", error, 1e-4 * (1 + float(jnp.abs(exact))))
+    name = "inverse" if inverse else "forward"
+    return Row(f"gradient of {name} = finite difference", error, 1e-4 * (1 + float(jnp.abs(exact))))
 
 
 def _finite_gradients(name: str, probe: Probe, params: Params, points: Points) -> Row:

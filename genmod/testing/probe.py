@@ -78,11 +78,12 @@ class Probe:
         parts = zip(*blocks, strict=True)
         return Moved(*(np.concatenate(part)[: len(points.events)] for part in parts))
 
-    def scalar(self, params: Params, x: Array, contexts: Any) -> Array:
-        """Some smooth number that depends on everything the inverse returns."""
+    def scalar(self, params: Params, events: Array, contexts: Any, inverse: bool = True) -> Array:
+        """Some smooth number that depends on everything one direction returns."""
         axes = (None, 0, None if contexts is None else 0)
-        z, log_det = vmap_events(self.bijector.inverse_and_log_det, axes)(params, x, contexts)
-        return jnp.sin(z).sum() + log_det.sum()
+        direction = self.bijector.inverse_and_log_det if inverse else self.bijector.forward_and_log_det
+        moved, log_det = vmap_events(direction, axes)(params, events, contexts)
+        return jnp.sin(moved).sum() + log_det.sum()
 
     def _padded(self, rows):
         return np.concatenate([rows, np.repeat(rows[:1], self.block - len(rows), 0)])

@@ -37,10 +37,14 @@ def position(iterator: Any) -> dict[str, Any] | None:
         return {"bytes": base64.b64encode(state).decode("ascii")}
     try:
         copy = json.loads(json.dumps(state))  # which stays as it is when the iterator goes on
+        difference = "" if copy == state else f"from JSON it comes back as {copy!r:.200}"
     except (TypeError, ValueError) as error:
+        difference = str(error)
+    if difference:
         raise TypeError(
-            f"get_state() of the data iterator must give a dict of JSON values, or bytes, for a checkpoint to hold it: {error}"
-        ) from None
+            "get_state() of the data iterator must give a dict of JSON values (text as keys, lists, plain numbers), or bytes, "
+            f"for a checkpoint to hold it: {difference}"
+        )
     return {"state": copy}
 
 
