@@ -43,8 +43,8 @@ def binarized_mnist() -> Dataset:
                 f"checksum mismatch: {name} in {folder} has packed pixels of SHA-256 {got}, but that of the publication is "
                 f"{wanted}: remove the file and fetch it again."
             )
-    images = [jnp.asarray(np.unpackbits(part, axis=1).reshape(-1, 28, 28, 1)) for part in parts.values()]
-    return Dataset("binarized_mnist", *images, num_levels=2)
+    train, validation, test = (jnp.asarray(np.unpackbits(part, axis=1).reshape(-1, 28, 28, 1)) for part in parts.values())
+    return Dataset("binarized_mnist", train, validation, test, num_levels=2)
 
 
 def _amat(folder: pathlib.Path, name: str) -> np.ndarray:

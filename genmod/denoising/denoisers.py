@@ -150,6 +150,7 @@ def kept_in_range(denoiser: Denoiser, schedule: Schedule, low: ArrayLike, high: 
     predicts eps is multiplied by sigma / alpha. Where there is signal D stays as it is.
     """
     check_function(denoiser=denoiser)
+    low, high = jnp.asarray(low), jnp.asarray(high)
 
     def cut(x, t):
         data = denoiser(x, t)

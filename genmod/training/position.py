@@ -35,6 +35,7 @@ def position(iterator: Any) -> dict[str, Any] | None:
         return None
     if isinstance(state, bytes):
         return {"bytes": base64.b64encode(state).decode("ascii")}
+    copy: Any = None
     try:
         copy = json.loads(json.dumps(state))  # which stays as it is when the iterator goes on
         difference = "" if copy == state else f"from JSON it comes back as {copy!r:.200}"
