@@ -24,7 +24,7 @@ from genmod.testing import COVARIANCE, MEAN, MEANS, VARIANCES, WEIGHTS
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
 NUM_SEM = 4.5
-NOTHING = {"bijector": ({},)}  # the parameters of a law in closed form
+NOTHING = {"bijector": ({},), "range": gm.Fixed((-1e9, 1e9))}  # the parameters of a law in closed form
 CONTINUOUS = ("variance_preserving", "sub_variance_preserving", "cosine", "variance_exploding", "edm", "straight")
 TIGHT = Adaptive(rtol=1e-9, atol=1e-9)
 

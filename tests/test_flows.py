@@ -79,7 +79,11 @@ def test_every_builder_is_in_the_registry():
         and callable(f)
     }
     of_latents = {flows.interpolate, flows.resample, flows.multi_scale}  # what is done with a flow
-    of_autoencoders = {flows.variational_autoencoder, flows.amortized_posterior, flows.full_gaussian_posterior}  # test_vae.py
+    of_autoencoders = {
+        flows.variational_autoencoder,
+        flows.amortized_posterior,
+        flows.full_gaussian_posterior,
+    }  # test_autoencoders.py
     of_autoencoders |= {flows.iaf_layer, flows.coupling_layer}
     assert public == built_here | of_latents | of_autoencoders
 

@@ -191,6 +191,7 @@ def test_a_folder_serves_one_run_at_a_time(key, tmp_path):
 
 INTERRUPTED = """
 import os, signal, sys, jax, numpy as np, genmod as gm
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs start without it
 def stop(step, metrics, params):
     os.kill(os.getpid(), signal.SIGINT)
 model = gm.models.Flow(gm.bijectors.DiagonalAffine(), gm.densities.Normal((2,)))

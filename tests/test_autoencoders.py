@@ -42,6 +42,7 @@ POSTERIORS = {
     "gaussian": flows.amortized_posterior(LATENT, FEATURES),
     "full_gaussian": flows.full_gaussian_posterior(LATENT, FEATURES),
 } | {name: flows.amortized_posterior(LATENT, FEATURES, layer, 2) for name, layer in LAYERS.items()}
+SLOW = {"radial", "sylvester_householder", "sylvester_triangular", "real_nvp"}  # close kin of others
 PRIORS = {
     "normal": Normal(LATENT),
     "factorized": Factorized(NormalHead(), LATENT),
@@ -118,7 +119,7 @@ def check_weights(model, params, x, context=None, num=20_000):
     return exact, np.asarray(log_w.mean(1)), np.asarray(sem)
 
 
-@pytest.mark.parametrize("name", POSTERIORS)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] if n in SLOW else []) for n in POSTERIORS])
 def test_importance_weights_of_every_posterior(name):
     model = vae(name)
     params, x = moved(model), some_data(model, 3)
