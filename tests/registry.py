@@ -207,7 +207,6 @@ BIJECTORS: dict[str, Case] = {
     "probability_flow": Case(
         ProbabilityFlow(Learned(VELOCITY8, denoising.Cosine(1.0, -1.0)), FixedSteps(2_000, RK4())),
         (2,),
-        identity=False,
         slow=True,
     ),
     "angle": Case(Angle(0.0, 24.0), (2, 3), in_circle, identity=False, far=None),

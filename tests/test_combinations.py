@@ -86,5 +86,9 @@ def run(seed, model, dtype, dim, context, optimizer, batch_size, jit):
     some = None if contexts is None else contexts[:8]
     scored = log_prob(fit.params, x[:8], some)
     assert scored.shape == (8,) and jnp.isfinite(scored).all() and scored.dtype in (np.float32, np.float64)
+    if context in ("one_hot_of_integers", "flags"):
+        with pytest.raises(ValueError, match="could be class labels, or contexts of"):
+            built.sample(fit.params, key, (3,), some)
+        some = some.astype(np.float32)
     drawn = sample(fit.params, key, (3,), some)
     assert drawn.shape == ((3, dim) if some is None else (3, 8, dim)) and jnp.isfinite(drawn).all()

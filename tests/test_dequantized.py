@@ -368,7 +368,7 @@ def test_fit_of_images_by_class(key):
         jax.tree.leaves_with_path(result.last_params), jax.tree.leaves(start), mask, strict=True
     ):
         assert jnp.abs(new - old).max() > 1e-6 if trained else jnp.array_equal(new, old), path
-    assert mask.count(False) == 6 and mask.count(True) > 20  # permutation and signs of flow and dequantizer, units of the context
+    assert mask.count(False) == 7 and mask.count(True) > 20  # permutation and signs of flow and dequantizer, units of the context
     sample = model.sample(result.params, key, 8, jnp.eye(2))
     assert sample.shape == (8, 2, *shape) and sample.dtype == jnp.uint8
     with pytest.raises(ValueError, match=r"data must be a pair \(x, context\)"):

@@ -3,12 +3,13 @@
 See `gm.inference.fit_posterior`, and `genmod.flows.vector` for the common arguments.
 """
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
 import jax
 
-from genmod.bijectors import LOFT, ActNorm, SoftClippedAffine
+from genmod.bijectors import LOFT, ActNorm, SoftClippedAffine, conditioned
 from genmod.core.types import Shape
 from genmod.flows.layers import Activation, coupling, stacked
 from genmod.models.flow import Flow
@@ -38,4 +39,5 @@ def stable_real_nvp(
       The others are common to all flows.
     """
     layer = coupling(SoftClippedAffine(upper, lower), event_shape, hidden_sizes, activation, context_shape, dtype)
-    return stacked(layer, event_shape, num_layers, base, False, seed, last=(LOFT(threshold), ActNorm()), unroll=8)
+    flow = stacked(layer, event_shape, num_layers, base, False, seed, last=(LOFT(threshold), ActNorm()), unroll=8)
+    return dataclasses.replace(flow, bijector=conditioned(flow.bijector))
