@@ -15,6 +15,7 @@ import jax
 
 import genmod as gm
 from experiments.common import adam_with_cosine
+from experiments.sampler_table import SCHEDULES
 from genmod import denoising
 from genmod.core.keys import stream
 from genmod.denoising import levels
@@ -35,13 +36,6 @@ class Config:
     seed: int = 0
 
 
-SCHEDULES = {
-    "VP": denoising.VariancePreserving(),
-    "cosine": denoising.Cosine(),
-    "EDM": denoising.EDM(),
-    "VE": denoising.VarianceExploding(0.01, 50.0),
-    "straight": denoising.Straight(),
-}
 WEIGHTINGS = {"simple": levels.SimpleWeighting(), "v": levels.VWeighting(), "min-SNR": levels.MinSNR()}
 UNIFORM = denoising.Steps(denoising.DDIM(), denoising.UniformGrid(50))
 

@@ -13,6 +13,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 import genmod as gm
 from experiments import vae_data
@@ -65,7 +66,8 @@ def build(config: Config, event_shape: tuple[int, ...]) -> gm.models.VAE:
             "encoder": gm.nets.ConvEncoder((32, 64), config.hidden_sizes[-1]),
             "decoder": gm.nets.ConvDecoder(event_shape, head.num_params, (64, 32)),
         }
-    beta = gm.call(warm_up, config.warm_up) if config.warm_up else 1.0
+    n = config.warm_up
+    beta = gm.call(optax.linear_schedule, 1 / n, 1.0, n - 1) if n else 1.0
     return flows.variational_autoencoder(
         event_shape,
         config.latent_dim,
@@ -76,10 +78,6 @@ def build(config: Config, event_shape: tuple[int, ...]) -> gm.models.VAE:
         objective=gm.losses.ELBO(beta=beta),
         **networks,
     )
-
-
-def warm_up(num_steps: int):
-    return lambda step: jnp.minimum(1.0, (step + 1) / num_steps)
 
 
 def layer(config: Config, shape: tuple[int, ...]) -> bijectors.Bijector | None:
@@ -151,8 +149,7 @@ def row(config: Config, found: dict[str, Any]) -> dict[str, Any]:
 def draw(run: gm.lab.Run, model: gm.models.VAE, params: Any, data: gm.data.Dataset, key: jax.Array) -> None:
     """Reconstructions, samples, the latents, and what a move along each does."""
     x = data.validation[:2_000]
-    keys = jax.random.split(stream(key, "encode"), len(x))
-    z = jax.jit(jax.vmap(lambda x, key: model.encode_one(params, x, key)))(x, keys)
+    z = encoded(model, params, x, stream(key, "encode"))
     decode = jax.jit(jax.vmap(lambda z: model.decode_one(params, z)))
     rows = [("images", x[:10]), ("decoded", decode(z[:10]))]
     for i in range(3):
@@ -176,14 +173,15 @@ def draw(run: gm.lab.Run, model: gm.models.VAE, params: Any, data: gm.data.Datas
     gm.lab.plot.images(run.figure("traversals"), rows, title="one latent from -2.5 to 2.5, the others held")
 
 
+def encoded(model: gm.models.VAE, params: Any, x: Any, key: jax.Array) -> jax.Array:
+    """One draw of q(z | x) for each image."""
+    draw = jax.jit(jax.vmap(lambda x, key: model.encode_one(params, x, key)))
+    return draw(jnp.asarray(x), jax.random.split(key, len(x)))
+
+
 def most_used(model: gm.models.VAE, params: Any, x: Any) -> np.ndarray:
     """The two latents of the largest variance of a draw's mean over the data, less the noise of a draw: by two draws each."""
-    first, second = (
-        np.asarray(
-            jax.jit(jax.vmap(lambda x, key: model.encode_one(params, x, key)))(x, jax.random.split(jax.random.key(i), len(x)))
-        )
-        for i in (1, 2)
-    )
+    first, second = (np.asarray(encoded(model, params, x, jax.random.key(i))) for i in (1, 2))
     covariance = ((first - first.mean(0)) * (second - second.mean(0))).mean(0)
     return np.argsort(-covariance)[:2]
 

@@ -87,6 +87,11 @@ class Call(Description):
         return self.fn(*self.args, *args, **(dict(self.kwargs) | kwargs))
 
 
+def made(value: Any) -> Any:
+    """What a `Call` makes, such as an optimizer or a schedule; anything else as it is."""
+    return value() if isinstance(value, Call) else value
+
+
 def call(fn: Callable, *args: Any, **kwargs: Any) -> Call:
     """`functools.partial(fn, *args, **kwargs)` that equals its equal and is described by what it holds.
 

@@ -11,7 +11,7 @@ Tokens(max_length, vocabulary, end)  a sequence of integers below `vocabulary`, 
 import abc
 import dataclasses
 import math
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -65,37 +65,34 @@ class Event(Description, abc.ABC):
     def _check_values(self, name: str, x: Any) -> None: ...
 
 
+class _Floating(Event, abc.ABC):
+    """Floating arrays; `remedy` says how others become such."""
+
+    remedy: ClassVar[str]
+
+    @property
+    def dtype(self):
+        return jnp.result_type(float)
+
+    def _check_values(self, name, x):
+        if not jnp.issubdtype(x.dtype, jnp.floating):
+            raise TypeError(f"{name} must be floating point, got {x.dtype}; {self.remedy}")
+
+
 @dataclasses.dataclass(frozen=True)
-class Real(Event):
+class Real(_Floating):
     """Real numbers, an array of shape `shape`."""
 
     shape: Shape
-
-    @property
-    def dtype(self):
-        return jnp.result_type(float)
-
-    def _check_values(self, name, x):
-        if not jnp.issubdtype(x.dtype, jnp.floating):
-            raise TypeError(
-                f"{name} must be floating point, got {x.dtype}; cast it, or dequantise data that are discrete "
-                "(gm.models.Dequantized for images)"
-            )
+    remedy = "cast it, or dequantise data that are discrete (gm.models.Dequantized for images)"
 
 
 @dataclasses.dataclass(frozen=True)
-class Atoms(Event):
+class Atoms(_Floating):
     """Real numbers of which a law gives masses and no density, such as one-hot vectors, or counts that carry a gradient."""
 
     shape: Shape
-
-    @property
-    def dtype(self):
-        return jnp.result_type(float)
-
-    def _check_values(self, name, x):
-        if not jnp.issubdtype(x.dtype, jnp.floating):
-            raise TypeError(f"{name} must be floating point, got {x.dtype}; cast it (jax.nn.one_hot for levels)")
+    remedy = "cast it (jax.nn.one_hot for levels)"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,6 +10,12 @@ from jax.typing import ArrayLike
 from genmod.core.types import REALS, Array, Context, Interval
 
 
+def real(x: ArrayLike) -> Array:
+    """x as an array of floats: integers and bools in JAX's default precision."""
+    x = jnp.asarray(x)
+    return x if jnp.issubdtype(x.dtype, jnp.floating) else x.astype(float)
+
+
 def soft_bound(x: Array, bound: float) -> Array:
     """bound tanh(x / bound): the identity near zero, never beyond +-bound."""
     return bound * jnp.tanh(x / bound)

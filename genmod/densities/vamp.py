@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from genmod.core.checks import check_count, check_parts
 from genmod.core.distribution import Distribution
+from genmod.core.numerics import real
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,8 +37,7 @@ class VampPrior(Distribution):
     def _init(self, key, x, context):
         if x.shape[0] < self.num_inputs:
             raise ValueError(f"num_inputs={self.num_inputs} pseudo-inputs want as many data to start at, got {x.shape[0]}")
-        inputs = x[: self.num_inputs]
-        return {"inputs": inputs if jnp.issubdtype(inputs.dtype, jnp.floating) else inputs.astype(float)}
+        return {"inputs": real(x[: self.num_inputs])}
 
     def log_prob_one(self, params, x, context=None, key=None):
         log_q = jax.vmap(lambda features: self.posterior.log_prob_one(params["posterior"], x, features))(params["features"])

@@ -26,7 +26,7 @@ import optax
 from jax.typing import ArrayLike
 
 from genmod.core.checks import check_count, check_function, check_parts
-from genmod.core.description import Call, Description, call
+from genmod.core.description import Call, Description, call, made
 from genmod.core.distribution import Distribution, check_params
 from genmod.core.keys import check_key, stream
 from genmod.core.programs import program_of
@@ -92,7 +92,7 @@ class ReverseKL(Description):
         return loss, metrics | ({} if temper is None else {"temper": temper})
 
     def _temper(self, step):
-        schedule = self.temper() if isinstance(self.temper, Call) else self.temper
+        schedule = made(self.temper)
         assert callable(schedule)
         return jnp.asarray(schedule(step))
 

@@ -17,7 +17,7 @@ import numpy as np
 import optax
 
 from genmod.core.checks import check_count
-from genmod.core.description import Call, canonical
+from genmod.core.description import Call, canonical, made
 from genmod.core.keys import stream
 from genmod.core.params import num_params, trainable, with_trainable
 from genmod.core.statistics import mean_and_sem
@@ -188,12 +188,12 @@ def _bounds(static, params, x, context, key):
     return jax.lax.map(one, (jnp.arange(x.shape[0]), x, context), batch_size=min(x.shape[0], max(1, most)))
 
 
-def _raised(model, params, x, context, key, begin, num_steps, optimizer, num_samples):
+def _raised(model, params, x, context, key, begin, num_steps, optimizer, num_samples) -> Any:
     """What `begin` holds, moved up the ELBO of ONE event."""
     if optimizer is None:
         size = sum(leaf.size for leaf in jax.tree.leaves(begin["features"]))
         optimizer = optax.adam(optax.cosine_decay_schedule(1.0 / size, num_steps))
-    optimizer = optimizer() if isinstance(optimizer, Call) else optimizer
+    optimizer = made(optimizer)
     loss = jax.grad(lambda moved, key: -_elbo(model, params, x, context, moved, key, num_samples))
 
     def step(carry, key):

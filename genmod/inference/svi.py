@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from genmod.core.checks import check_count, check_positive
-from genmod.core.description import Call, call
+from genmod.core.description import Call, call, made
 from genmod.core.keys import stream
 from genmod.core.types import Array, Key
 from genmod.inference.mean_field import (
@@ -105,7 +105,7 @@ class NaturalGradientStep(Step):
         return state.law
 
     def _rate(self, count, dtype):
-        schedule = self.step_size() if isinstance(self.step_size, Call) else self.step_size
+        schedule = made(self.step_size)
         return jnp.asarray(schedule(count) if callable(schedule) else schedule, dtype)
 
 

@@ -18,8 +18,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from genmod.core.checks import check, check_count, check_positive
-from genmod.core.description import Call, Description
+from genmod.core.checks import check, check_count
+from genmod.core.description import Call, Description, made
 from genmod.core.statistics import mean_and_sem
 from genmod.core.types import Array, Key
 
@@ -174,8 +174,7 @@ class ELBO(Objective):
         """The weight of the rate at a step; None: at the end."""
         if not callable(self.beta):
             return self.beta
-        schedule = self.beta() if isinstance(self.beta, Call) else self.beta
-        return schedule(_LAST_STEP if step is None else step)
+        return made(self.beta)(_LAST_STEP if step is None else step)
 
     def bound_one(self, latent, key):
         terms = self._terms(latent, key, held=False)
@@ -231,7 +230,6 @@ class Renyi(Objective):
     def __post_init__(self):
         super().__post_init__()
         check(self.alpha >= 0, f"alpha must be >= 0, where the bound is a lower one, got {self.alpha}")
-        check_positive(num_samples=self.num_samples)
         check_count(num_samples=self.num_samples)
 
     def terms_one(self, latent, key):

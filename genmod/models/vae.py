@@ -16,7 +16,6 @@ import math
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from genmod import nets
@@ -24,6 +23,7 @@ from genmod.core.batching import row_keys, vmap_events
 from genmod.core.checks import check_parts, check_shape
 from genmod.core.distribution import Distribution, Likelihood, over_events
 from genmod.core.event import Real
+from genmod.core.numerics import real
 from genmod.core.types import Array, Context, Key, Params, Shape
 from genmod.densities import Head, Normal, VampPrior, as_distribution, kl_one
 from genmod.losses.variational import ELBO, Latent, Objective, log_weights
@@ -120,7 +120,7 @@ class VAE(LatentModel):
 
         Raises NotImplementedError where no closed form is known.
         """
-        found = self._kl(params, self.features_one(params, x, context), context)  # type: ignore[arg-type]
+        found = self.latent_one(params, x, context).kl  # type: ignore[arg-type]
         if found is None:
             raise NotImplementedError(f"KL({type(self.posterior).__name__} || {type(self.prior).__name__}) has no closed form")
         return found
@@ -143,7 +143,7 @@ class VAE(LatentModel):
 
     def _init(self, key, x, context):
         keys = jax.random.split(key, 4)
-        seen, given = _real(x), None if context is None else context[0]
+        seen, given = real(x), None if context is None else context[0]
         encoder = nets.init(self.encoder, keys[0], seen[0], *_optional(given))
         features = vmap_events(
             lambda x, c: nets.apply(self.encoder, encoder, x, *_optional(c)), (0, None if context is None else 0)
@@ -156,7 +156,7 @@ class VAE(LatentModel):
         z = jax.random.normal(keys[1], (x.shape[0], *self.posterior.event_shape), seen.dtype)
         z = z if isinstance(self.posterior.event, Real) else self.posterior.event.example(x.shape[0])
         posterior = self.posterior._init(keys[1], z, features)
-        decoder = nets.init(self.decoder, keys[2], _real(z)[0], *_optional(given if self.decode_context else None))
+        decoder = nets.init(self.decoder, keys[2], real(z)[0], *_optional(given if self.decode_context else None))
         prior = self.prior._init(keys[3], x if isinstance(self.prior, VampPrior) else z, context if self._conditional else None)
         params = {"encoder": encoder, "posterior": posterior, "decoder": decoder, "prior": prior}
         jax.eval_shape(lambda: self._raw(params, z[0], given))
@@ -183,7 +183,7 @@ class VAE(LatentModel):
         return z, self.head.sample(self._raw(params, z, context), keys[1])
 
     def features_one(self, params, x, context=None):
-        return nets.apply(self.encoder, params["encoder"], _real(x), *_optional(context))
+        return nets.apply(self.encoder, params["encoder"], real(x), *_optional(context))
 
     def latent_one(self, params, x, context=None, features=None):
         features = self.features_one(params, x, context) if features is None else features
@@ -194,7 +194,7 @@ class VAE(LatentModel):
             lambda z: self.head.log_prob(self._raw(params, z, context), x).sum(),
             lambda z: self.prior.log_prob_one(prior_params, z, given),
             lambda z: self.posterior.log_prob_one(held[0], z, held[1]),
-            self._kl(params, features, context),
+            kl_one(self.posterior, params["posterior"], features, self.prior, prior_params, given),
             lambda z: self.posterior.log_prob_one(params["posterior"], z, features),
             lambda key: self.prior.sample_one(prior_params, key, given),
         )
@@ -203,12 +203,8 @@ class VAE(LatentModel):
     def _conditional(self):
         return self.prior.context_shape is not None
 
-    def _kl(self, params, features, context):
-        given = context if self._conditional else None
-        return kl_one(self.posterior, params["posterior"], features, self.prior, self._prior_params(params), given)
-
     def _raw(self, params, z, context):
-        raw = nets.apply(self.decoder, params["decoder"], _real(z), *_optional(context if self.decode_context else None))
+        raw = nets.apply(self.decoder, params["decoder"], real(z), *_optional(context if self.decode_context else None))
         wanted = (*self.shape, self.head.num_params)
         if raw.size != math.prod(wanted):
             raise ValueError(f"the decoder must give {math.prod(wanted)} raw numbers, {wanted} of {self.head}, got {raw.shape}")
@@ -224,10 +220,6 @@ class VAE(LatentModel):
         if key is None:
             raise ValueError("the bound of a VAE is a random draw: pass key=...")
         return key
-
-
-def _real(x: Array) -> Array:
-    return x if jnp.issubdtype(x.dtype, jnp.floating) else x.astype(float)
 
 
 def _optional(context: Context) -> tuple[Array, ...]:

@@ -25,7 +25,7 @@ import numpy as np
 
 from genmod.core.checks import check_count, check_function, check_positive
 from genmod.core.types import Array, Key
-from genmod.samplers.base import Position, scalar
+from genmod.samplers.base import Position, scalar, walk
 
 Level = Any
 BridgeFn = Callable[[Position, Level], Array]
@@ -217,8 +217,8 @@ def _log_ratio(log_prob_fn, position, here, there):
 def _move(keys, position, log_prob_fn, kernel_fn, level):
     """The position after one kernel step for each key, and the info of the last."""
     kernel = kernel_fn(lambda x: log_prob_fn(x, level), level)
-    state, infos = jax.lax.scan(lambda state, key: kernel.step(key, state), kernel.init(position), keys)
-    return state.position, jax.tree.map(lambda info: info[-1], infos)
+    state, info = walk(kernel.step, kernel.init(position), keys)
+    return state.position, info
 
 
 def _systematic(key, log_weights):

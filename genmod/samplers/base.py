@@ -32,6 +32,12 @@ class Kernel(NamedTuple):
     step: Callable[[Key, Any], tuple[Any, Any]]
 
 
+def walk(step: Callable[[Key, Any], tuple[Any, Any]], state: Any, keys: Key) -> tuple[Any, Any]:
+    """(the state after a step for each key, the info of the last)."""
+    state, infos = jax.lax.scan(lambda state, key: step(key, state), state, keys)
+    return state, jax.tree.map(lambda info: info[-1], infos)
+
+
 def real_position(position: Position) -> Position:
     """The position as floating arrays; raises TypeError where it holds other numbers, ValueError where it holds none."""
     if not jax.tree.leaves(position):

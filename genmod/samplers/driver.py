@@ -1,7 +1,5 @@
 """The driver: many steps of one chain, as one compiled scan."""
 
-import functools
-import weakref
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -10,8 +8,9 @@ import numpy as np
 
 from genmod.core.checks import check, check_count, check_function
 from genmod.core.keys import check_key
+from genmod.core.programs import program_of
 from genmod.core.types import Key
-from genmod.samplers.base import Position
+from genmod.samplers.base import Position, walk
 
 
 class Trace(NamedTuple):
@@ -51,33 +50,16 @@ def run(key: Key, kernel: Any, state: Any, *, num_steps: int, burn_in: int = 0, 
     if num_steps % thin:
         raise ValueError(f"num_steps must be a multiple of thin, got num_steps={num_steps} and thin={thin}")
     step = kernel.step  # kept alive through the call
-    return _program(step)(num_steps // thin, burn_in, thin, key, state)
+    return program_of(step, _run, num_steps // thin, burn_in, thin)(key, state)
 
 
-# A program is forgotten together with its step function, which may close over parameters, data, or what is being traced: the
-# cache of a `jit` with the function as static argument would keep all of it.
-_PROGRAMS: weakref.WeakKeyDictionary[Callable, Callable] = weakref.WeakKeyDictionary()
-
-
-def _program(step: Callable) -> Callable:
-    """`_run` of this step, compiled once for as long as it lives."""
-    if step not in _PROGRAMS:
-        _PROGRAMS[step] = jax.jit(functools.partial(_run, weakref.ref(step)), static_argnums=(0, 1, 2))
-    return _PROGRAMS[step]
-
-
-def _run(reference: Callable, num_kept: int, burn_in: int, thin: int, key: Key, state: Any) -> Trace:
-    step = reference()
-
-    def move(state, key):
-        return step(key, state)
-
+def _run(step: Callable, num_kept: int, burn_in: int, thin: int, key: Key, state: Any) -> Trace:
     def keep(state, keys):
-        state, infos = jax.lax.scan(move, state, keys)
-        return state, (state.position, jax.tree.map(lambda info: info[-1], infos))
+        state, info = walk(step, state, keys)
+        return state, (state.position, info)
 
     keys = jax.random.split(key, burn_in + num_kept * thin)
     if burn_in:
-        state = jax.lax.scan(lambda state, key: (move(state, key)[0], None), state, keys[:burn_in])[0]
+        state = walk(step, state, keys[:burn_in])[0]
     state, (positions, infos) = jax.lax.scan(keep, state, keys[burn_in:].reshape(num_kept, thin))
     return Trace(positions, infos, state)

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from genmod.core.description import Call, Description, canonical
+from genmod.core.description import Call, Description, canonical, made
 from genmod.core.params import trainable, with_trainable
 from genmod.core.types import Array, Key, Params
 from genmod.models.base import Model
@@ -99,7 +99,7 @@ class GradientStep(Step):
     max_skips: int = 0
 
     def __post_init__(self):
-        optimizer = self.optimizer() if isinstance(self.optimizer, Call) else self.optimizer
+        optimizer = made(self.optimizer)
         if isinstance(optimizer, optax.MultiSteps):
             optimizer = optimizer.gradient_transformation()
         if not isinstance(optimizer, optax.GradientTransformation):

@@ -19,6 +19,7 @@ from jax.typing import ArrayLike
 
 from genmod.core.checks import check, check_times
 from genmod.core.description import Description
+from genmod.core.numerics import real
 from genmod.core.types import Array, Shape
 from genmod.densities import Normal
 
@@ -106,12 +107,6 @@ class Schedule(Description, abc.ABC):
         data, noise = (self.log_snr(jnp.asarray(end, log_snr.dtype)) for end in self.times)
         known = jnp.isfinite(rate) & (rate != 0) & jnp.isfinite(log_snr) & (log_snr <= data) & (log_snr >= noise)
         return t + jnp.where(known, (wanted - log_snr) / jnp.where(known, rate, 1.0), 0.0)
-
-
-def real(t: ArrayLike) -> Array:
-    """t as an array of floats."""
-    t = jnp.asarray(t)
-    return t if jnp.issubdtype(t.dtype, jnp.floating) else t.astype(float)
 
 
 def check_schedule(schedule: Schedule) -> None:

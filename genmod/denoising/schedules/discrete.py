@@ -10,7 +10,8 @@ import numpy as np
 from scipy.interpolate import PchipInterpolator
 
 from genmod.core.checks import check, check_count
-from genmod.denoising.schedules.base import Schedule, real
+from genmod.core.numerics import real
+from genmod.denoising.schedules.base import Schedule
 from genmod.denoising.schedules.continuous import VariancePreserving
 
 
