@@ -33,7 +33,7 @@ from genmod.core.event import (
 )
 from genmod.core.params import Fixed as Fixed, num_params as num_params
 from genmod.evaluation import evaluate as evaluate
-from genmod.inference import bayes_factor as bayes_factor, evidence as evidence
+from genmod.inference import bayes_factor as bayes_factor, evidence as evidence, exact as exact
 from genmod.models import Model as Model
 from genmod.testing import (
     check_bijection as check_bijection,

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import diffrax
 import distrax
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
@@ -63,12 +64,14 @@ from genmod.bijectors import (
     random_order,
 )
 from genmod.bijectors.base import Bijector
+from genmod.core.distribution import Distribution
 from genmod.core.numerics import soft_bound
 from genmod.core.types import REALS, Array, Interval, Shape
 from genmod.denoising.predictors import Learned
+from genmod.densities import RandomFunctionPosterior, Stepwise
 from genmod.dynamics import RK4, Adaptive, FixedSteps
-from genmod.models import Diffusion, Pushforward
-from genmod.nets import MADE, MLP, GatedAttentionNet, GlowNet, ResNet, VelocityMLP
+from genmod.models import Diffusion, Filtering, Model, Penalized, Pushforward
+from genmod.nets import MADE, MLP, GatedAttentionNet, GlowNet, Recurrent, ResNet, VelocityMLP
 
 
 def in_circle(z: Array) -> Array:
@@ -244,6 +247,7 @@ FLOWS: dict[str, Callable[..., Pushforward]] = {
     "nice": functools.partial(flows.nice, **SMALL),
     "real_nvp": functools.partial(flows.real_nvp, **SMALL),
     "stable_real_nvp": functools.partial(flows.stable_real_nvp, **SMALL),
+    "stable_real_nvp_spectral": functools.partial(flows.stable_real_nvp, spectral_bound=2.0, **SMALL),
     "glow_1d": functools.partial(flows.glow_1d, **SMALL),
     "neural_spline_flow": functools.partial(flows.neural_spline_flow, num_bins=4, **SMALL),
     "masked_autoregressive_flow": functools.partial(flows.masked_autoregressive_flow, **SMALL),
@@ -288,6 +292,30 @@ def _growing(t):
 # The builders of diffusions, small.
 DIFFUSIONS: dict[str, Callable[..., Diffusion]] = {
     "diffusion": functools.partial(flows.diffusion, hidden_sizes=(8,), integrator=FixedSteps(16)),
+}
+
+# The builders of models with latents, small.
+AUTOENCODERS: dict[str, Callable[..., Model]] = {
+    "variational_autoencoder": functools.partial(flows.variational_autoencoder, latent_dim=2, hidden_sizes=(8,)),
+    "hierarchical_autoencoder": functools.partial(flows.hierarchical_autoencoder, latent_dims=(2, 1), hidden_sizes=(8,)),
+    "vector_quantized_autoencoder": functools.partial(
+        flows.vector_quantized_autoencoder, num_codes=4, positions=(2,), code_dim=3, hidden_sizes=(8,)
+    ),
+}
+
+GAUSSIAN4 = flows.amortized_posterior((2,), (4,))
+
+
+def _price(params):
+    return sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(params))
+
+
+# Laws and models that have no builder, small.
+LAWS: dict[str, Distribution] = {
+    "random_function": RandomFunctionPosterior(GAUSSIAN4, 3),
+    "stepwise": Stepwise(GAUSSIAN4, 3),
+    "filtering": Filtering(Recurrent(nn.GRUCell(4)), GAUSSIAN4, 3, 2),
+    "penalized": Penalized(FLOWS["affine"]((3,)), _price, 10),
 }
 
 SCHEDULES: dict[str, denoising.Schedule] = {

@@ -53,6 +53,21 @@ def test_a_tiny_cell_end_to_end(tmp_path, monkeypatch, capsys):
     assert "# Benchmark" in capsys.readouterr().out
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("cell", ["tiny", "tiny-iwae"])
+def test_a_tiny_autoencoder(tmp_path, cell):
+    """Both libraries evaluate the same bound of the same weights, and learn alike; nothing is said of their times."""
+    runner.main(["vae", "--cells", cell, "--rounds", "1", "--libraries", "genmod", "flax", "--out", str(tmp_path / "run")])
+    text = (tmp_path / "run/report.md").read_text()
+    header, line = rows(text, "CPU milliseconds")
+    assert header == ["cell", "op", "genmod", "flax"] and line[:2] == [cell, "train"] and line[3].endswith("(1.00)")
+    found = {(op, what): values for _, op, what, *values in rows(text, "What the results")[1:]}
+    assert found["", "parameters"] == ["298", "298"]
+    assert all(abs(float(value)) < 4.5 for value in found["bound", "standard deviations from float64"])
+    losses = [float(loss) for loss in found["train", "loss"]]
+    assert losses[0] == pytest.approx(losses[1], rel=0.1)
+
+
 @pytest.mark.parametrize(
     ("wrong", "named"),
     [(("--cells", "nonesuch"), "cnf-exact"), (("--libraries", "nonesuch"), "plainjax"), (("--family", "x"), "flows")],

@@ -21,6 +21,7 @@ from genmod.densities import (
     Product,
     StudentT,
     Uniform,
+    VonMises,
     as_distribution,
 )
 
@@ -36,6 +37,7 @@ DENSITIES = {
     "product": (Product((Normal((), 0.5), Uniform((), -2.0, 1.0))), 4.0),
     "full_normal": (FullNormal((2,)), 12.0),
     "gaussian_mixture": (GaussianMixture((2,), 3), 10.0),
+    "von_mises": (VonMises((2,)), np.pi),
     "from_distribution": (as_distribution(LAPLACE_PAIR, (2,)), 28.0),
 }
 by_name = pytest.mark.parametrize("name", DENSITIES)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.stats
-from registry import DEQUANTIZERS, DIFFUSIONS, FLOWS, IMAGE_FLOWS
+from registry import AUTOENCODERS, DEQUANTIZERS, DIFFUSIONS, FLOWS, IMAGE_FLOWS, LAWS
 
 import genmod as gm
 from genmod import flows
@@ -35,8 +35,9 @@ SIGMOID = gm.models.Flow(
 
 # Every family and builder.
 MODELS: dict[str, Distribution] = {
-    **{name: make((3,)) for name, make in {**FLOWS, **DIFFUSIONS}.items()},
+    **{name: make((3,)) for name, make in {**FLOWS, **DIFFUSIONS, **AUTOENCODERS}.items()},
     **{name: make(IMAGE) for name, make in IMAGE_FLOWS.items()},
+    **LAWS,
     "conditional": FLOWS["real_nvp"]((3,), context_shape=(3,)),
     "conditional_ffjord": FLOWS["ffjord"]((3,), context_shape=(2, 2)),
     "estimate": FLOWS["ffjord"]((3,), divergence=gm.dynamics.Hutchinson(1)),
@@ -51,7 +52,7 @@ MODELS: dict[str, Distribution] = {
 SOME = pytest.mark.parametrize(
     "name",
     [
-        *("conditional", "estimate", "dequantized", "scalar", "mixture", "toy"),
+        *("conditional", "estimate", "dequantized", "scalar", "mixture", "toy", "hierarchical_autoencoder"),
         *(pytest.param(name, marks=pytest.mark.slow) for name in ("conditional_ffjord", "adaptive")),
     ],
 )

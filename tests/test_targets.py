@@ -79,6 +79,10 @@ def test_tails_that_are_learned(key, x64):
     values, moves = jax.jvp(squares, (params,), ({"raw": jnp.array([1.0, 0.0])},))
     assert abs(values.mean() - 9 / 7) < 4.5 * values.std() / np.sqrt(num)
     assert abs(moves.mean() + 2 / 49 * 8) < 4.5 * moves.std() / np.sqrt(num)
+    heavy = {"raw": jnp.log(jnp.array([0.5, 1e6]))}  # 1.5 degrees of freedom, and nearly a normal law
+    draws = np.asarray(law.sample(heavy, key, 20_000))
+    for x, df in zip(draws.T, (1.5, 1e6 + 1), strict=True):
+        assert stats.kstest(x, stats.t(df).cdf).pvalue > 1e-3
 
 
 @pytest.mark.parametrize(

@@ -5,14 +5,18 @@ import json
 import pytest
 
 import genmod as gm
-from experiments import latent_flow, prediction_table, vae, vae_posteriors
+from experiments import latent_flow, latent_structures, prediction_table, vae, vae_posteriors
 
 TINY = {"num_steps": 40, "latent_dim": 3, "hidden_sizes": [8, 8]}
 RUNS = {
     "vae": (vae, TINY | {"num_draws": 20, "num_test": 20, "posterior": "planar", "num_layers": 2, "warm_up": 10}),
-    "convolutional": (vae, TINY | {"num_draws": 20, "num_test": 20, "convolutional": True}),
+    "convolutional": (vae, TINY | {"num_draws": 20, "num_test": 20, "channels": (4, 8)}),
     "vae_posteriors": (vae_posteriors, TINY | {"num_draws": 20, "num_test": 20, "posteriors": ["gaussian", "iaf"]}),
     "latent_flow": (latent_flow, TINY | {"num_prior_steps": 40, "num_test": 20, "prior_hidden_sizes": [8]}),
+    "latent_structures": (
+        latent_structures,
+        TINY | {"latent_dim": 6, "num_codes": 4, "num_positions": 2, "code_dim": 2, "num_rounds": 2},
+    ),
     "prediction_table": (
         prediction_table,
         {"num_steps": 20, "num_train": 500, "num_test": 50, "hidden_sizes": [8], "schedules": ["VE"], "kinds": ["x0", "edm"]},
@@ -43,5 +47,11 @@ def test_it_runs(name, tmp_path):
     if name == "latent_flow":
         before, after = (metrics[f"{prior}_nll_upper_bound_nats"] for prior in ("standard_normal", "flow_matching"))
         assert metrics["gain_nats"] == pytest.approx(before - after, abs=1e-3)
+    if name == "latent_structures":
+        assert {path.name for path in tmp_path.glob("*.png")} == {"samples.png", "reconstructions.png"}
+        levels = [metrics[f"three_level_rate_nats_level_{i}"] for i in (1, 2, 3)]
+        assert sum(levels) == pytest.approx(metrics["three_level_rate_nats"], rel=1e-4)
+        assert metrics["vq_rate_nats"] + metrics["vq_distortion_nats"] == pytest.approx(metrics["vq_test_nll_upper_bound_nats"])
+        assert 1 <= metrics["vq_train_code_perplexity"] <= 4 - metrics["vq_num_dead_codes"]
     if name == "prediction_table":
         assert {f"VE_{kind}_{w}_gap_nats" for kind in ("x0", "edm") for w in ("simple", "v", "min-SNR")} <= metrics.keys()

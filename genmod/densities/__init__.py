@@ -18,6 +18,7 @@ from genmod.densities.mixture_heads import (
     NormalMixtureHead as NormalMixtureHead,
 )
 from genmod.densities.product import Product as Product
+from genmod.densities.random_function import RandomFunctionPosterior as RandomFunctionPosterior
 from genmod.densities.relaxed import (
     Relaxed as Relaxed,
     RelaxedBernoulli as RelaxedBernoulli,
@@ -26,6 +27,7 @@ from genmod.densities.relaxed import (
 )
 from genmod.densities.relaxed_counts import RelaxedPoisson as RelaxedPoisson
 from genmod.densities.standard import Laplace as Laplace, Normal as Normal, StudentT as StudentT, Uniform as Uniform
+from genmod.densities.stepwise import Stepwise as Stepwise
 from genmod.densities.student import LearnedStudentT as LearnedStudentT
 from genmod.densities.targets import (
     ConjugateRegression as ConjugateRegression,
@@ -33,4 +35,6 @@ from genmod.densities.targets import (
     Target as Target,
     ThreeGaussians as ThreeGaussians,
 )
+from genmod.densities.uniform_levels import UniformLevels as UniformLevels
 from genmod.densities.vamp import VampPrior as VampPrior
+from genmod.densities.von_mises import VonMises as VonMises, VonMisesHead as VonMisesHead

@@ -4,19 +4,27 @@ Gaussian     log(s_p / s_q) + (s_q^2 + (m_q - m_p)^2) / (2 s_p^2) - 1 / 2,  and 
              (tr(S_p^-1 S_q) + |L_p^-1 (m_p - m_q)|^2 - D + log det S_p - log det S_q) / 2
 Bernoulli, categorical     sum_k q_k log(q_k / p_k)
 Poisson      l log(l / r) + r - l                                       of rates l and r
+von Mises    A(k) (k - l cos(m - n)) - log I_0(k) + log I_0(l)          of concentrations k and l, directions m and n;
+             A = I_1 / I_0, and the uniform law on the circle has l = 0 (Davidson et al. 2018, arXiv:1804.00891)
 """
+
+import math
 
 import jax
 import jax.numpy as jnp
 
 from genmod.core.distribution import Distribution
 from genmod.core.types import Array, Context, Params
+from genmod.densities import circular
 from genmod.densities.amortized import Amortized
 from genmod.densities.factorized import Factorized
-from genmod.densities.heads import NormalHead
+from genmod.densities.heads import NormalHead, normal_kl
 from genmod.densities.learned import FullNormal
+from genmod.densities.random_function import RandomFunctionPosterior, normal_moments
 from genmod.densities.relaxed import StraightThrough
-from genmod.densities.standard import Normal
+from genmod.densities.standard import Normal, Uniform
+from genmod.densities.stepwise import Stepwise
+from genmod.densities.von_mises import VonMises, VonMisesHead
 
 
 def kl_one(
@@ -38,18 +46,26 @@ def kl_one(
     if q.event != p.event:
         raise ValueError(f"q and p must have the same events, got {q.event} and {p.event}")
     (q, q_params), (p, p_params) = _plain(q, q_params, q_context), _plain(p, p_params, p_context)
+    angles = _angles(q, q_params), _angles(p, p_params)
+    if angles[0] is not None and angles[1] is not None:
+        return circular.divergence(angles[0], angles[1])
     if isinstance(q, Factorized) and isinstance(p, Factorized):
         return q.head.kl(q_params["raw"], p.head, p_params["raw"])
     if isinstance(q, StraightThrough) and isinstance(p, StraightThrough):
         return q.relaxed.head.kl(q_params["raw"], p.relaxed.head, p_params["raw"])
-    moments = _moments(q, q_params), _moments(p, p_params)
-    if moments[0] is None or moments[1] is None:
+    diagonal = _diagonal(q, q_params, q_context), _diagonal(p, p_params, p_context)
+    if diagonal[0] is not None and diagonal[1] is not None:
+        return normal_kl(*diagonal[0], *diagonal[1])
+    full = _full(q, q_params, diagonal[0]), _full(p, p_params, diagonal[1])
+    if full[0] is None or full[1] is None:
         return None
-    return _full_gaussian(*moments[0], *moments[1])
+    return _full_gaussian(*full[0], *full[1])
 
 
 def _plain(law: Distribution, params: Params, context: Context) -> tuple[Distribution, Params]:
-    """Without a context, and a standard normal as one whose raw numbers are zero."""
+    """Without a context where that moves parameters alone, and a standard normal as one whose raw numbers are zero."""
+    if isinstance(law, Stepwise) and isinstance(law.law, Amortized) and isinstance(law.law.distribution, Factorized):
+        return Factorized(law.law.distribution.head, law.event_shape), jax.vmap(law.law.at, (None, 0))(params, context)
     if isinstance(law, Amortized):
         return law.distribution, law.at(params, context)
     if isinstance(law, Normal):
@@ -57,13 +73,33 @@ def _plain(law: Distribution, params: Params, context: Context) -> tuple[Distrib
     return law, params
 
 
-def _moments(law: Distribution, params: Params) -> tuple[Array, Array] | None:
-    """Mean and Cholesky factor of a Gaussian of vectors."""
+def _angles(law: Distribution, params: Params) -> Array | None:
+    """The natural parameters of independent angles, shape + (2,)."""
+    if isinstance(law, VonMises):
+        return params["natural"]
+    if isinstance(law, Factorized) and isinstance(law.head, VonMisesHead):
+        return law.head.natural(params["raw"])
+    if isinstance(law, Uniform) and law.support == (-math.pi, math.pi):
+        return jnp.zeros((*law.shape, 2))
+    return None
+
+
+def _diagonal(law: Distribution, params: Params, context: Context) -> tuple[Array, Array] | None:
+    """Mean and log of the standard deviation of a Gaussian of independent entries."""
+    if isinstance(law, RandomFunctionPosterior):
+        return law.moments(params, context)
+    if isinstance(law, Factorized) and isinstance(law.head, NormalHead):
+        return normal_moments(law, params)
+    return None
+
+
+def _full(law: Distribution, params: Params, diagonal: tuple[Array, Array] | None) -> tuple[Array, Array] | None:
+    """Mean and Cholesky factor of a Gaussian of vectors, whose `_diagonal` is known where there is one."""
     if isinstance(law, FullNormal):
         return params["mean"], law.factor(params)
-    if isinstance(law, Factorized) and isinstance(law.head, NormalHead) and len(law.shape) == 1:
-        return law.head.mean(params["raw"]), jnp.diag(jnp.exp(law.head.log_scale(params["raw"])))
-    return None
+    if diagonal is None or diagonal[0].ndim != 1:
+        return None
+    return diagonal[0], jnp.diag(jnp.exp(diagonal[1]))
 
 
 def _full_gaussian(mean: Array, factor: Array, other_mean: Array, other_factor: Array) -> Array:

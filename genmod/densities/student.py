@@ -1,4 +1,13 @@
-"""`LearnedStudentT`: independent Student coordinates whose tails are learned."""
+"""`LearnedStudentT`: independent Student coordinates whose tails are learned.
+
+Draws are those of the polar method: in the plane the radius of Student's t has a closed inverse distribution function, and
+either coordinate has the law that is wanted (Bailey 1994, 10.1090/S0025-5718-1994-1203737-X),
+
+    x = sqrt(n expm1(2 E / n)) cos(2 pi U),  E ~ Exp(1),  U ~ U(0, 1),
+
+of n degrees of freedom; n -> infinity is the method of Box and Muller. The gradient of n is that of this formula. By a quotient
+of a normal and a gamma draw it would be that of the incomplete gamma function, at twenty times the cost.
+"""
 
 import dataclasses
 
@@ -44,7 +53,11 @@ class LearnedStudentT(Distribution):
         return stats.t.logpdf(x.astype(jnp.promote_types(x.dtype, jnp.float32)), self.degrees(params)).sum()
 
     def sample_one(self, params, key, context=None):
-        return jax.random.t(key, self.degrees(params), self.shape, params["raw"].dtype)
+        keys, degrees = jax.random.split(key), self.degrees(params)
+        # Above zero, where the root has a slope.
+        exponential = jax.random.exponential(keys[0], self.shape, degrees.dtype) + float(jnp.finfo(degrees.dtype).tiny) ** 0.5
+        angle = 2.0 * jnp.pi * jax.random.uniform(keys[1], self.shape, degrees.dtype)
+        return jnp.sqrt(degrees * jnp.expm1(2.0 * exponential / degrees)) * jnp.cos(angle)
 
     def degrees(self, params: Params) -> Array:
         """The degrees of freedom of every entry, of the shape of an event."""

@@ -1,6 +1,10 @@
 """The published flows: builders that choose parts and return a Model with `.bijector` and `.base`."""
 
-from genmod.flows.autoencoder import variational_autoencoder as variational_autoencoder
+from genmod.flows.autoencoder import (
+    hierarchical_autoencoder as hierarchical_autoencoder,
+    variational_autoencoder as variational_autoencoder,
+    vector_quantized_autoencoder as vector_quantized_autoencoder,
+)
 from genmod.flows.continuous import diffusion as diffusion, ffjord as ffjord, flow_matching as flow_matching
 from genmod.flows.image import dequantizer as dequantizer, glow as glow, real_nvp_image as real_nvp_image
 from genmod.flows.latents import interpolate as interpolate, multi_scale as multi_scale, resample as resample

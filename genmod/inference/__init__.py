@@ -51,6 +51,10 @@ from genmod.inference.mean_field import (
     mixture_prior as mixture_prior,
 )
 from genmod.inference.predictive import MixturePredictive as MixturePredictive
+from genmod.inference.rate_distortion import (
+    RateDistortionCurve as RateDistortionCurve,
+    rate_distortion_curve as rate_distortion_curve,
+)
 from genmod.inference.stein import (
     RBF as RBF,
     InverseMultiquadric as InverseMultiquadric,
@@ -67,4 +71,5 @@ from genmod.inference.svi import (
     fit_mixture_stochastic as fit_mixture_stochastic,
     robbins_monro as robbins_monro,
 )
+from genmod.inference.table import ExactTable as ExactTable, SampleComparison as SampleComparison, exact as exact
 from genmod.inference.weights import LogMean as LogMean, log_mean as log_mean, pareto_k_hat as pareto_k_hat

@@ -5,7 +5,7 @@
 
 L* is the ELBO of the best posterior of the family, found for each datum by itself; log p^ is an estimate of log p
 (Cremer et al. 2018, arXiv:1801.03558). Gradient steps from the encoder's output towards L* are semi-amortised
-inference (Kim et al. 2018, arXiv:1802.02550).
+inference (Kim et al. 2018, arXiv:1802.02550); `losses.SemiAmortized` trains with them.
 """
 
 import functools
@@ -17,13 +17,14 @@ import numpy as np
 import optax
 
 from genmod.core.checks import check_count
-from genmod.core.description import Call, canonical, made
+from genmod.core.description import Call, canonical
 from genmod.core.keys import stream
 from genmod.core.params import num_params, trainable, with_trainable
 from genmod.core.statistics import mean_and_sem
 from genmod.core.types import Array, Context, Key, Params
 from genmod.inference.estimate import EvidenceMethod, Observed, checked_rows, evidence
 from genmod.inference.importance import ImportanceSampling
+from genmod.losses.refinement import GradientSteps, adam_of_features
 from genmod.losses.variational import ELBO
 from genmod.models.base import LatentModel
 
@@ -191,17 +192,12 @@ def _bounds(static, params, x, context, key):
 def _raised(model, params, x, context, key, begin, num_steps, optimizer, num_samples) -> Any:
     """What `begin` holds, moved up the ELBO of ONE event."""
     if optimizer is None:
-        size = sum(leaf.size for leaf in jax.tree.leaves(begin["features"]))
-        optimizer = optax.adam(optax.cosine_decay_schedule(1.0 / size, num_steps))
-    optimizer = made(optimizer)
-    loss = jax.grad(lambda moved, key: -_elbo(model, params, x, context, moved, key, num_samples))
+        optimizer = adam_of_features(sum(leaf.size for leaf in jax.tree.leaves(begin["features"])), num_steps)
 
-    def step(carry, key):
-        moved, state = carry
-        updates, state = optimizer.update(loss(moved, key), state, moved)
-        return (optax.apply_updates(moved, updates), state), None
+    def bound(moved, key):
+        return _elbo(model, params, x, context, moved, key, num_samples)
 
-    return jax.lax.scan(step, (begin, optimizer.init(begin)), jax.random.split(key, num_steps))[0][0]
+    return GradientSteps(num_steps, optimizer).refine(bound, begin, key)
 
 
 def _elbo(model, params, x, context, moved, key, num_samples):

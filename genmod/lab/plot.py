@@ -154,6 +154,30 @@ def histograms(path: Path, values: dict[str, Any], *, xlabel: str, title: str = 
     _save(figure, path)
 
 
+def intervals(
+    path: Path, draws: dict[str, Any], rows: Sequence[str], *, xlabel: str, title: str = "", linear: float | None = None
+) -> None:
+    """Draws of k numbers by name, (n, k) each: median, middle half (thick) and 95% (thin), side by side in each of the rows.
+
+    linear: the axis is linear up to this number, on either side of zero, and logarithmic beyond; None: linear throughout.
+    """
+    figure, axis = _pyplot().subplots(figsize=(7, 0.42 * len(rows) + 1.4), constrained_layout=True)
+    for i, (name, sample) in enumerate(draws.items()):
+        ends = np.quantile(np.asarray(sample, np.float64), [0.025, 0.25, 0.5, 0.75, 0.975], axis=0)
+        height = np.arange(len(rows)) + 0.7 * ((i + 0.5) / len(draws) - 0.5)
+        color = "black" if i == 0 else f"C{i - 1}"
+        axis.hlines(height, ends[0], ends[4], color=color, linewidth=0.8)
+        axis.hlines(height, ends[1], ends[3], color=color, linewidth=3)
+        axis.plot(ends[2], height, "o", color=color, markersize=4, markeredgecolor="white", label=name)
+    axis.axvline(0.0, color="0.7", linewidth=0.8, zorder=0)
+    axis.set(yticks=np.arange(len(rows)), yticklabels=rows, xlabel=xlabel, title=title)
+    if linear is not None:
+        axis.set_xscale("symlog", linthresh=linear)
+    axis.invert_yaxis()
+    figure.legend(loc="outside lower center", ncols=len(draws))
+    _save(figure, path)
+
+
 def trajectories(path: Path, paths: dict[str, Any], *, title: str = "") -> None:
     """Paths of points in the plane, name -> (n, times, 2): one panel each, starts in black.
 
@@ -175,6 +199,24 @@ def trajectories(path: Path, paths: dict[str, Any], *, title: str = "") -> None:
         axis.scatter(*lines[:, -1].T, label="end", zorder=3, **(ends if few else {"s": 4, "color": "C1", "linewidths": 0}))
         axis.set(title=name, aspect="equal", xlim=(low[0], high[0]), ylim=(low[1], high[1]))
     axes[0][0].legend(loc="upper right")
+    figure.suptitle(title)
+    _save(figure, path)
+
+
+def scatter(
+    path: Path, panels: dict[str, tuple[Any, Any]], *, xlabel: str, ylabel: str, title: str = "", columns: int = 4
+) -> None:
+    """Points (x, y) of two samples (n,), a panel for each name, so many in a row; every axis has its own range."""
+    rows = -(-len(panels) // columns)
+    figure, axes = _pyplot().subplots(
+        rows, columns, figsize=(3.2 * columns, 3 * rows + 0.4), squeeze=False, constrained_layout=True
+    )
+    for axis in axes.flat[len(panels) :]:
+        axis.set_axis_off()
+    for axis, (name, (x, y)) in zip(axes.flat, panels.items(), strict=False):
+        axis.scatter(np.asarray(x), np.asarray(y), s=2, alpha=0.4, linewidths=0)
+        axis.set_title(name, fontsize=9)
+        axis.set(xlabel=xlabel, ylabel=ylabel)
     figure.suptitle(title)
     _save(figure, path)
 

@@ -18,6 +18,19 @@ from genmod.losses.gradient_estimators import (
 )
 from genmod.losses.likelihood import negative_log_likelihood as negative_log_likelihood
 from genmod.losses.matching import flow_matching as flow_matching
+from genmod.losses.quantization import (
+    Quantized as Quantized,
+    code_usage as code_usage,
+    nearest_codes as nearest_codes,
+    vector_quantization as vector_quantization,
+)
+from genmod.losses.refinement import (
+    GradientSteps as GradientSteps,
+    HeldMoves as HeldMoves,
+    Refinement as Refinement,
+    SemiAmortized as SemiAmortized,
+    adam_of_features as adam_of_features,
+)
 from genmod.losses.reverse import reverse_kl as reverse_kl
 from genmod.losses.score import (
     denoising_score_matching as denoising_score_matching,

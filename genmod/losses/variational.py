@@ -38,6 +38,10 @@ class Latent(NamedTuple):
       kl: KL(q || prior), of any shape, whose entries are those of independent latents; None where no closed form is known.
       log_q: z -> log q(z | x), with the gradient of its parameters at a z that is held; what the score function wants.
       draw_prior: key -> z of the prior; where annealing begins.
+      features: what the posterior is a function of. with_features: features -> the Latent of other ones; what refinement wants.
+      draw_levels: key -> (z, log q(z | x), rates), the draw of `draw` for the same key, where z is made of L levels, each under a
+        prior given the levels above it: `rates`, (L,), are KL(q || prior) of each level given those above it in this draw, in
+        closed form where one is known. The mean of their sum is the rate. None: z has no levels.
     """
 
     draw: Callable[[Key], tuple[Array, Array]]
@@ -47,6 +51,9 @@ class Latent(NamedTuple):
     kl: Array | None = None
     log_q: Callable[[Array], Array] | None = None
     draw_prior: Callable[[Key], Array] | None = None
+    features: Any = None
+    with_features: Callable[[Any], "Latent"] | None = None
+    draw_levels: Callable[[Key], tuple[Array, Array, Array]] | None = None
 
 
 class Objective(Description, abc.ABC):
@@ -84,7 +91,16 @@ def log_weights(latent: Latent, key: Key, num_samples: int) -> Array:
         z, log_q = latent.draw(key)
         return latent.log_likelihood(z) + latent.log_prior(z) - log_q
 
-    return jax.vmap(one)(jax.random.split(key, num_samples))
+    return by_draws(one, key, num_samples)
+
+
+def by_draws(fn: Callable[[Key], Any], key: Key, num: int) -> Any:
+    """`fn` of `num` independent keys, on a leading axis.
+
+    One draw is not batched: behind that of the rows, an axis of one draw costs the gradient of every matrix a copy.
+    """
+    keys = jax.random.split(key, num)
+    return jax.tree.map(lambda a: a[None], fn(keys[0])) if num == 1 else jax.vmap(fn)(keys)
 
 
 def importance_bound(log_weights: Array) -> Array:
@@ -108,12 +124,13 @@ class ELBO(Objective):
       beta: weight of the rate (Higgins et al. 2017, beta-VAE), a number, or an Optax schedule of the step, which anneals it:
         `gm.call(optax.linear_schedule, 0.0, 1.0, 5_000)`. A beta other than 1 is also the posterior of a likelihood tempered to
         the power 1 / beta.
-      free_bits: nats that every latent dimension may cost for nothing: its rate, in the mean over the batch, counts from there
-        (Kingma et al. 2016, arXiv:1606.04934, eq. 15).
+      free_bits: nats that every latent dimension, or every level of latents that has levels, may cost for nothing: its rate, in
+        the mean over the batch, counts from there (Kingma et al. 2016, arXiv:1606.04934, eq. 15).
       analytic_kl: the rate in closed form where one is known; else by the draws.
       stick_the_landing: drop the score term of a sampled rate, whose mean is zero: at the exact posterior the gradient then
         vanishes draw by draw (Roeder et al. 2017, arXiv:1703.09194, eq. 5). The rate is then always by the draws.
 
+    Of latents with levels the metrics hold "rate_nats_level_1", ..., in closed form where one is known.
     Raises ValueError for free_bits where the rate has no closed form by dimensions, and for stick_the_landing with it.
     """
 
@@ -136,15 +153,21 @@ class ELBO(Objective):
         return self._terms(latent, key, self.stick_the_landing)
 
     def _terms(self, latent, key, held):
-        closed = None if held else self.closed_rate(latent)
+        leveled = latent.draw_levels is not None
+        closed = None if held or leveled else self.closed_rate(latent)
 
         def one(key):
-            z, log_q = latent.draw(key)
+            z, log_q, *levels = (latent.draw_levels or latent.draw)(key)
             log_q = latent.held_log_q(z) if held else log_q
-            return latent.log_likelihood(z), jnp.zeros_like(log_q) if closed is not None else log_q - latent.log_prior(z)
+            sampled = jnp.zeros_like(log_q) if closed is not None else log_q - latent.log_prior(z)
+            return latent.log_likelihood(z), sampled, levels
 
-        log_likelihood, sampled = jax.vmap(one)(jax.random.split(key, self.num_samples))
-        return {"distortion": -log_likelihood.mean(), "rate": sampled.mean() if closed is None else closed}
+        log_likelihood, sampled, levels = by_draws(one, key, self.num_samples)
+        terms = {"distortion": -log_likelihood.mean(), "rate": sampled.mean() if closed is None else closed}
+        if not leveled:
+            return terms
+        by_level = levels[0].mean(0)
+        return terms | ({"rate": by_level} if self.analytic_kl and not held else {}) | {"rate_by_level": by_level}
 
     def closed_rate(self, latent: Latent) -> Array | None:
         """KL(q || prior) where it is wanted and known in closed form, else None; ValueError for free_bits without it."""
@@ -168,6 +191,8 @@ class ELBO(Objective):
         total, total_sem = mean_and_sem(terms["distortion"] + per_row.sum(1), weight)
         metrics = {"rate_nats": rate, "rate_nats_sem": rate_sem, "distortion_nats": distortion}
         metrics |= {"distortion_nats_sem": distortion_sem, "nll_upper_bound_nats": total, "nll_upper_bound_nats_sem": total_sem}
+        for i, level in enumerate(terms["rate_by_level"].T if "rate_by_level" in terms else (), 1):
+            metrics[f"rate_nats_level_{i}"] = mean_and_sem(level, weight)[0]
         return distortion + beta * counted, metrics | ({"beta": jnp.asarray(beta)} if callable(self.beta) else {})
 
     def beta_at(self, step: Array | None) -> Any:

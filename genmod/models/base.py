@@ -64,7 +64,10 @@ class LatentModel(Model, abc.ABC):
 
     @abc.abstractmethod
     def latent_one(self, params: Params, x: Array, context: Context = None, features: Any = None) -> Latent:
-        """The inference problem of ONE event; `features` in the place of those of the encoder."""
+        """The inference problem of ONE event; `features` in the place of those of the encoder.
+
+        By its `with_features`, where it has one, `losses.SemiAmortized` refines them.
+        """
 
     @abc.abstractmethod
     def sample_joint_one(self, params: Params, key: Key, context: Context = None) -> tuple[Array, Array]:

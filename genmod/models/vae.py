@@ -25,7 +25,7 @@ from genmod.core.distribution import Distribution, Likelihood, over_events
 from genmod.core.event import Real
 from genmod.core.numerics import real
 from genmod.core.types import Array, Context, Key, Params, Shape
-from genmod.densities import Head, Normal, VampPrior, as_distribution, kl_one
+from genmod.densities import Amortized, Head, Normal, VampPrior, as_distribution, kl_one
 from genmod.losses.variational import ELBO, Latent, Objective, log_weights
 from genmod.models.base import LatentModel
 
@@ -187,16 +187,19 @@ class VAE(LatentModel):
 
     def latent_one(self, params, x, context=None, features=None):
         features = self.features_one(params, x, context) if features is None else features
-        held = jax.lax.stop_gradient((params["posterior"], features))
+        posterior, q_params, seen = _at(self.posterior, params["posterior"], features)
+        held = jax.lax.stop_gradient((q_params, seen))
         prior_params, given = self._prior_params(params), context if self._conditional else None
         return Latent(
-            lambda key: self.posterior.sample_and_log_prob_one(params["posterior"], key, features),
+            lambda key: posterior.sample_and_log_prob_one(q_params, key, seen),
             lambda z: self.head.log_prob(self._raw(params, z, context), x).sum(),
             lambda z: self.prior.log_prob_one(prior_params, z, given),
-            lambda z: self.posterior.log_prob_one(held[0], z, held[1]),
-            kl_one(self.posterior, params["posterior"], features, self.prior, prior_params, given),
-            lambda z: self.posterior.log_prob_one(params["posterior"], z, features),
+            lambda z: posterior.log_prob_one(held[0], z, held[1]),
+            kl_one(posterior, q_params, seen, self.prior, prior_params, given),
+            lambda z: posterior.log_prob_one(q_params, z, seen),
             lambda key: self.prior.sample_one(prior_params, key, given),
+            features,
+            lambda features: self.latent_one(params, x, context, features),
         )
 
     @property
@@ -220,6 +223,11 @@ class VAE(LatentModel):
         if key is None:
             raise ValueError("the bound of a VAE is a random draw: pass key=...")
         return key
+
+
+def _at(law: Distribution, params: Params, context: Context) -> tuple[Distribution, Params, Context]:
+    """An `Amortized` law at its context, any other as it is: the draw and the KL then share one product, backwards too."""
+    return (law.distribution, law.at(params, context), None) if isinstance(law, Amortized) else (law, params, context)
 
 
 def _optional(context: Context) -> tuple[Array, ...]:

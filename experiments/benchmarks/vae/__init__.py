@@ -1,0 +1,1 @@
+"""Variational autoencoders: problems and one file per library."""
