@@ -1,11 +1,11 @@
-"""Structures of latents on the same binary images: one, two and three levels of Gaussians, and the codes of a VQ-VAE.
+"""Structures of latents on the same binary images: one, two and three levels of Gaussians, Poisson counts, the codes of a VQ-VAE.
 
 python -m experiments.latent_structures
 
 All have encoders and decoders of the same widths. Reported of each: -ELBO of the validation and of the test images, rate and
-distortion, the rate of each level, nearest to the image first, and the use of the codebook. The prior of the codes is a learned
-frequency of each code at each position, independent of the others. Dead codes are restarted between rounds of training. Figures:
-reconstructions and samples of all, as means.
+distortion, the rate of each level, nearest to the image first, how many latents are in use, and the use of the codebook. The
+prior of the counts has learned rates, that of the codes a learned frequency of each code at each position, independent of the
+others. Dead codes are restarted between rounds of training. Figures: reconstructions and samples of all, as means.
 """
 
 import dataclasses
@@ -31,6 +31,10 @@ class Config:
     hidden_sizes: tuple[int, ...] = (200, 200)
     warm_up: int = 2_000
     """Steps over which the rates of the levels are annealed from 0 to 1, without which upper levels stay unused."""
+    max_rate: float = 20.0
+    """Of the counts."""
+    temperature: float = 0.1
+    """At which training relaxes the counts of its backward pass."""
     num_codes: int = 32
     num_positions: int = 2
     code_dim: int = 8
@@ -71,9 +75,16 @@ def models(config: Config, event_shape: tuple[int, ...]) -> dict[str, Any]:
     for num, name in enumerate(("one_level", "two_level", "three_level"), 1):
         shape = dims(config.latent_dim, num)
         hierarchies[name] = flows.hierarchical_autoencoder(event_shape, shape, objective=gm.losses.ELBO(beta=beta), **options)
+    counts = densities.StraightThrough(densities.RelaxedPoisson((config.latent_dim,), config.temperature, config.max_rate))
+    poisson = dataclasses.replace(
+        flows.variational_autoencoder(event_shape, config.latent_dim, objective=gm.losses.ELBO(beta=beta), **options),
+        posterior=densities.Amortized(counts, config.hidden_sizes[-1:]),
+        prior=counts,
+    )
     prior = densities.Factorized(densities.CategoricalHead(config.num_codes), (config.num_positions,))
     codes = {"positions": (config.num_positions,), "code_dim": config.code_dim, "prior": prior}
-    return hierarchies | {"vq": flows.vector_quantized_autoencoder(event_shape, config.num_codes, **codes, **options)}
+    vector_quantized = flows.vector_quantized_autoencoder(event_shape, config.num_codes, **codes, **options)
+    return hierarchies | {"poisson": poisson, "vq": vector_quantized}
 
 
 def dims(total: int, num_levels: int) -> tuple[int, ...]:
@@ -118,6 +129,9 @@ def measure(model: Any, params: Any, data: gm.data.Dataset, key: jax.Array) -> d
     _, parts = jax.jit(model.loss)(params, stream(key, "parts"), jnp.asarray(data.test))
     names = [name for name in parts if name.startswith("rate_nats") or name in ("distortion_nats", "code_perplexity")]
     found |= {name: float(parts[name]) for name in names if not name.endswith("_sem")}
+    if isinstance(model, gm.models.base.LatentModel):
+        health = gm.inference.posterior_health(model, params, data.validation[:2_000], key=stream(key, "health"))
+        found |= {"active_units": int(health.active_units), "num_latents": int(np.size(health.mean_variance))}
     if isinstance(model, gm.models.VQVAE):
         report = model.codebook_report(params, data.train[:5_000])
         found |= {"train_code_perplexity": report.perplexity, "num_dead_codes": report.num_dead}
@@ -139,6 +153,7 @@ def row(name: str, found: dict[str, Any]) -> dict[str, Any]:
         "distortion": f"{found['distortion_nats']:.2f}",
         "rate": f"{found['rate_nats']:.2f}",
         "by level": ", ".join(f"{level:.2f}" for level in levels) if len(levels) > 1 else "",
+        "active": f"{found['active_units']} of {found['num_latents']}" if "active_units" in found else "",
         "perplexity of codes": used,
     }
 

@@ -12,16 +12,18 @@ from genmod.core.arrays import to_array, to_context
 from genmod.core.checks import check_context, check_count, check_function
 from genmod.core.description import Call
 from genmod.core.distribution import Likelihood, check_params
+from genmod.core.event import Tokens
 from genmod.core.keys import stream
 from genmod.core.params import num_params
-from genmod.core.statistics import mean_and_sem
+from genmod.core.statistics import Measured, mean_and_sem, ratio_and_sem
 from genmod.core.types import Array, Key, Params, Shape
 from genmod.models.base import Model
 
 # At most so many events whose log_prob is NaN are taken again, each alone.
 _ALONE = 10_000
 
-SampleMetric = Callable[[np.ndarray, np.ndarray], float | dict[str, float]]
+Found = float | Measured
+SampleMetric = Callable[[np.ndarray, np.ndarray], Found | dict[str, Found]]
 
 
 def evaluate(
@@ -42,7 +44,7 @@ def evaluate(
 
     The mean of -log_prob stands under a key that says what it is: `nll_nats` (exact), `nll_estimate_nats`,
     `nll_upper_bound_nats`, `energy_nats` (up to a constant); its standard error under the same key + `_sem`. A model without
-    a log_prob reports its `metrics` alone. `num_params` is counted.
+    a log_prob reports its `metrics` alone. `num_params` is counted; of `Tokens` also `nats_per_token`, over all tokens.
 
     Args:
       model: any Model, with its params.
@@ -50,9 +52,8 @@ def evaluate(
       key: for samples, and for models whose log_prob is random.
       true_log_prob: the exact log-density. `gap_nats` is then the paired mean of log p_true(x) - log p_model(x), an estimate
         of KL(true || model), with `gap_nats_sem`.
-      metrics: functions (samples, x) -> float, reported under their names, or dict of floats, of NumPy arrays.
-      num_samples: how many samples these get; None: as many as x has rows.
-      batch_size: rows at a time.
+      metrics: functions (samples, x) of NumPy arrays -> float or `Measured` (value, key + `_sem`), or dict of them: `gm.metrics`.
+      num_samples: how many samples these get; None: as many as x has rows. batch_size: rows at a time.
       max_failed: share of events whose log_prob may be NaN, also when taken alone (an ODE solve that did not arrive); they
         are counted in `num_failed` and left out of the means.
 
@@ -71,6 +72,7 @@ def evaluate(
         good = _solved(log_prob, max_failed)
         rows = None if weight is None else weight[good]
         found |= _named(model.likelihood.nll_key, -log_prob[good], rows)
+        found |= _per_token(model, x[good], -log_prob[good], rows)
         found |= {} if good.all() else {"num_failed": int((~good).sum())}
         if true_log_prob is not None:
             truth = np.asarray(jax.device_get(true_log_prob(jnp.asarray(x))), np.float64)
@@ -169,7 +171,9 @@ def _samples(model, params, key, contexts, num, batch_size) -> np.ndarray:
 def _measured(fn: SampleMetric, samples: np.ndarray, x: np.ndarray, known: dict[str, float]) -> dict[str, float]:
     name = _function_name(fn)
     value = fn(samples, x)
-    values = value if isinstance(value, dict) else {name: value}
+    values: dict[str, Any] = {}
+    for entry, number in (value if isinstance(value, dict) else {name: value}).items():
+        values |= {entry: number.value, f"{entry}_sem": number.sem} if isinstance(number, Measured) else {entry: number}
     for entry, number in values.items():
         if np.ndim(number) != 0:
             raise ValueError(f"the metric {name} must give floats or a dict of floats, got {entry!r} of shape {np.shape(number)}")
@@ -196,3 +200,10 @@ def _weights(weight: Any, num: int) -> np.ndarray | None:
 def _named(name: str, values: np.ndarray, weight: np.ndarray | None) -> dict[str, float]:
     mean, sem = mean_and_sem(values, weight)
     return {name: float(mean), f"{name}_sem": float(sem)}
+
+
+def _per_token(model: Model, x: np.ndarray, nll: np.ndarray, weight: np.ndarray | None) -> dict[str, float]:
+    if not isinstance(model.event, Tokens):
+        return {}
+    ratio, sem = ratio_and_sem(nll, np.asarray(model.event.num_units(jnp.asarray(x))), weight)
+    return {"nats_per_token": float(ratio), "nats_per_token_sem": float(sem)}

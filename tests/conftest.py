@@ -2,6 +2,10 @@
 
 import os
 
+# Before NumPy: on cores that other processes use, too, the threads of OpenBLAS wait for each other a hundred times longer than
+# they compute. What a test multiplies is small.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
 import jax
 import pytest
 

@@ -10,7 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from genmod import denoising, flows
+from genmod import denoising, flows, metrics
 from genmod.bijectors import (
     CNF,
     LOFT,
@@ -65,13 +65,42 @@ from genmod.bijectors import (
 )
 from genmod.bijectors.base import Bijector
 from genmod.core.distribution import Distribution
+from genmod.core.event import Levels, Real
 from genmod.core.numerics import soft_bound
 from genmod.core.types import REALS, Array, Interval, Shape
 from genmod.denoising.predictors import Learned
-from genmod.densities import RandomFunctionPosterior, Stepwise
+from genmod.densities import BernoulliHead, NormalHead, RandomFunctionPosterior, Stepwise, TiedCovariance
 from genmod.dynamics import RK4, Adaptive, FixedSteps
-from genmod.models import Diffusion, Filtering, Model, Penalized, Pushforward
-from genmod.nets import MADE, MLP, GatedAttentionNet, GlowNet, Recurrent, ResNet, VelocityMLP
+from genmod.models import (
+    AutoregressiveModel,
+    Diffusion,
+    FactorAnalysis,
+    Filtering,
+    KernelDensity,
+    MADEModel,
+    Model,
+    NGram,
+    Penalized,
+    PixelCNN,
+    ProbabilisticPCA,
+    Pushforward,
+    language_model,
+    mixture_of_gaussians,
+    mixture_of_levels,
+)
+from genmod.nets import (
+    MADE,
+    MLP,
+    CausalTransformer,
+    GatedAttentionNet,
+    GatedPixelCNN,
+    GlowNet,
+    Pointwise,
+    Recurrent,
+    ResNet,
+    Stack,
+    VelocityMLP,
+)
 
 
 def in_circle(z: Array) -> Array:
@@ -316,6 +345,17 @@ LAWS: dict[str, Distribution] = {
     "stepwise": Stepwise(GAUSSIAN4, 3),
     "filtering": Filtering(Recurrent(nn.GRUCell(4)), GAUSSIAN4, 3, 2),
     "penalized": Penalized(FLOWS["affine"]((3,)), _price, 10),
+    "mixture_of_gaussians": mixture_of_gaussians((3,), 2),
+    "tied_mixture": mixture_of_gaussians((3,), 2, TiedCovariance()),
+    "mixture_of_levels": mixture_of_levels((3,), 2, 3),
+    "factor_analysis": FactorAnalysis((3,), 2),
+    "probabilistic_pca": ProbabilisticPCA((3,), 2),
+    "kernel_density": KernelDensity((3,)),
+    "autoregressive": AutoregressiveModel(Real((3,)), Stack((Recurrent(nn.GRUCell(4)), Pointwise(nn.Dense(2)))), NormalHead()),
+    "language_model": language_model(Levels((3,), 4), CausalTransformer(3, 8, 1, 2), num_features=4),
+    "made": MADEModel((3,), MADE12, BernoulliHead()),
+    "ngram": NGram(Levels((3,), 4)),
+    "pixel_cnn": PixelCNN((2, 3, 1), GatedPixelCNN(4, 2, first_kernel_size=3), BernoulliHead()),
 }
 
 SCHEDULES: dict[str, denoising.Schedule] = {
@@ -353,4 +393,54 @@ STEPPERS: dict[str, StepperCase] = {
     "predictor_corrector": StepperCase(denoising.PredictorCorrector()),
     "predictor_corrector_of_ddim": StepperCase(denoising.PredictorCorrector(denoising.DDIM(), 2), slow=True),
     "annealed_langevin": StepperCase(denoising.AnnealedLangevin(0.4, 40), num_steps=32),
+}
+
+
+class MetricCase(NamedTuple):
+    """A metric of (samples, data) and what it promises.
+
+    symmetric: exchanging the two changes nothing. equal: what it gives of one sample twice, within `within`. permutable: the
+    order of rows does not matter. A metric without an order or a seed is all of these.
+    """
+
+    fn: Callable
+    equal: float = 0.0
+    within: float = 0.0
+    symmetric: bool = True
+    permutable: bool = True
+
+
+def _named(fn: Callable, name: str) -> Callable:
+    return lambda x, y: fn(x, y)[name]
+
+
+# Of 60 rows: an unbiased estimate of 0 is off by the order of 1/60.
+METRICS: dict[str, MetricCase] = {
+    "wasserstein": MetricCase(metrics.wasserstein),
+    "sliced_wasserstein": MetricCase(metrics.sliced_wasserstein),
+    "sinkhorn_divergence": MetricCase(functools.partial(metrics.sinkhorn_divergence, epsilon=0.2), within=1e-4),
+    "squared_mmd": MetricCase(metrics.squared_mmd, within=0.05),
+    "biased_squared_mmd": MetricCase(functools.partial(metrics.squared_mmd, statistic="biased"), within=1e-12),
+    "energy_distance": MetricCase(metrics.energy_distance, within=0.1),
+    "kid": MetricCase(metrics.kid, within=0.5),
+    "kid_of_subsets": MetricCase(
+        functools.partial(metrics.kid_of_subsets, subset_size=20, num_subsets=5), within=1.0, symmetric=False, permutable=False
+    ),
+    "cmmd": MetricCase(metrics.cmmd, within=1.0),
+    "mmd_p_value": MetricCase(
+        functools.partial(metrics.mmd_p_value, num_permutations=99), equal=1.0, within=0.05, symmetric=False, permutable=False
+    ),
+    "frechet_distance": MetricCase(metrics.frechet_distance, within=1e-10),
+    "extrapolated_frechet_distance": MetricCase(metrics.extrapolated_frechet_distance, within=1e-10, permutable=False),
+    "precision": MetricCase(_named(metrics.precision_recall, "precision"), equal=1.0, symmetric=False),
+    "recall": MetricCase(_named(metrics.precision_recall, "recall"), equal=1.0, symmetric=False),
+    "density": MetricCase(_named(metrics.density_coverage, "density"), equal=1.2, within=1e-12, symmetric=False),
+    "coverage": MetricCase(_named(metrics.density_coverage, "coverage"), equal=1.0, symmetric=False),
+    "c2st": MetricCase(
+        functools.partial(metrics.c2st, hidden_sizes=(), num_steps=20, learning_rate=0.1),
+        equal=0.5,
+        within=0.25,
+        symmetric=False,
+        permutable=False,
+    ),
 }

@@ -78,6 +78,7 @@ def test_stabilisers(x64):
     np.testing.assert_allclose(x, 3.0 * np.exp(log_slope), rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_a_flow_beats_the_mean_field_and_finds_three_modes(key):
     target = ThreeGaussians(2, separation=3.0)
     flow = gm.flows.stable_real_nvp((2,), 8, upper=1.0, hidden_sizes=(32,))

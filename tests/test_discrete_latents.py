@@ -133,6 +133,7 @@ def test_bound_and_gradient_are_those_by_enumeration(name, key):
     assert max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(wanted["encoder"])) > 1e-3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "distance"), [("bits", 0.01), ("straight_through_one_hot", 0.25)])
 def test_training_ends_near_the_entropy(name, distance):
     """No -ELBO is below the entropy of the data; independent pixels cost 0.37 nats more. Scores end within 0.01 nats of it,

@@ -118,6 +118,7 @@ def test_killed_and_started_again_gives_the_same_metrics(tmp_path):
     assert (killed / "log.jsonl").read_bytes() == (whole / "log.jsonl").read_bytes()
 
 
+@pytest.mark.slow
 def test_a_damaged_checkpoint_and_one_of_another_run_are_refused(tmp_path):
     job = ["--model", "affine", *SMALL, "--out", tmp_path / "run"]
     assert density(*job).returncode == 0

@@ -26,7 +26,9 @@ def shapes(tree):
     return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), tree)
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name in ("normal", "conditional_spline") else pytest.mark.slow) for name in MODELS]
+)
 def test_exported_with_an_open_batch_size(name, key):
     model = MODELS[name]
     x = np.random.default_rng(0).standard_normal((32, 3)).astype(np.float32)

@@ -519,6 +519,7 @@ def test_a_draw_that_leaves_a_domain_is_nan_in_all(key):
     assert jnp.isfinite(log_prob[~lost]).all()
 
 
+@pytest.mark.slow
 def test_conditional_continuous_flows_have_health_and_load(key, tmp_path):
     x, labels = jax.random.normal(key, (16, 2)), jnp.arange(16) % 3
     model = FLOWS["flow_matching"]((2,), context_shape=(3,))

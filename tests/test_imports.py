@@ -24,7 +24,7 @@ FILES = {
 by_file = pytest.mark.parametrize("name", FILES)
 
 # Imported inside a function, where they are used: a user may do without.
-OPTIONAL = {"matplotlib", "sklearn", "tyro"}
+OPTIONAL = {"blackjax", "matplotlib", "sklearn", "tyro"}
 # Libraries that come through a door, modules or folders, and through nothing else.
 DOORS = {
     "flax": {"genmod.nets"},
@@ -226,7 +226,7 @@ assert not xla_bridge._backends, f"importing genmod started {list(xla_bridge._ba
 changed = {name for name, value in jax.config.values.items() if name in config and value != config[name]}
 assert not changed, changed
 import sys
-assert not {"matplotlib", "sklearn", "tyro"} & set(sys.modules)
+assert not {"blackjax", "matplotlib", "sklearn", "tyro"} & set(sys.modules)
 """
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from genmod import samplers
-from genmod.samplers import independence, langevin, langevin_chain, mala, random_walk, run, score_langevin
+from genmod.samplers import hmc, independence, langevin, langevin_chain, mala, random_walk, run, score_langevin
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
 NUM_SEM = 4.5
@@ -74,6 +74,7 @@ KERNELS = {
     "mala": mala(log_prob, 0.1),
     "random_walk": random_walk(log_prob, 0.7),
     "independence": independence(log_prob, *wide_proposal()),
+    "hmc": hmc(log_prob, 0.4, 4, {"a": 0.8, "b": np.array([0.5, 1.0], np.float32)}),
 }
 by_name = pytest.mark.parametrize("name", KERNELS)
 START = {"a": jnp.float32(0.5), "b": jnp.array([0.5, -0.5], jnp.float32)}
@@ -156,6 +157,30 @@ def test_an_exact_proposal_is_always_accepted():
     assert (np.abs(drawn[1:] - drawn[:-1]).min(1) > 0).mean() > 0.99
 
 
+def test_metropolis_is_reversible():
+    """On a table, by enumeration: p(i) T(i, j) = p(j) T(j, i) of the independence kernel, and of steps to neighbours."""
+    p, q = np.array([0.1, 0.25, 0.3, 0.05, 0.3]), np.array([0.3, 0.1, 0.2, 0.3, 0.1])
+    log_p, log_q = (jnp.log(jnp.asarray(v, jnp.float32)) for v in (p, q))
+
+    def by_independence(i, j):
+        kernel = independence(lambda k: log_p[k], lambda key: (j, log_q[j]), lambda k: log_q[k])
+        return kernel.step(KEY, kernel.init(i))[1].acceptance_rate
+
+    def by_steps(i, j):
+        return samplers.accept(KEY, log_p[j] - log_p[i], j, i)[1].acceptance_rate
+
+    places = jnp.arange(5)
+    neighbours = 0.5 * (np.abs(np.subtract.outer(np.arange(5), np.arange(5))) == 1)
+    for rate, proposed in ((by_independence, np.tile(q, (5, 1))), (by_steps, neighbours)):
+        accepted = np.asarray(jax.vmap(jax.vmap(rate, (None, 0)), (0, None))(places, places), np.float64)
+        moves = proposed * accepted
+        moves += np.diag(1 - moves.sum(1))
+        flow = p[:, None] * moves
+        np.testing.assert_allclose(flow, flow.T, atol=1e-7)
+        np.testing.assert_allclose(p @ moves, p, atol=1e-7)
+        np.testing.assert_allclose(np.linalg.matrix_power(moves, 500)[0], p, atol=1e-6)
+
+
 def test_independence_takes_any_kind_of_position():
     """Integers too: a die of unequal faces, by uniform proposals."""
     p = np.array([0.1, 0.2, 0.3, 0.4])
@@ -175,7 +200,8 @@ def test_what_cannot_be_is_rejected(name):
     def half(x):
         return jnp.where(x["a"] < 0.0, -jnp.inf, jnp.where(x["a"] > 1.0, jnp.nan, log_prob(x)))
 
-    kernel = {"mala": mala, "random_walk": random_walk}.get(name, lambda f, _: independence(f, *wide_proposal()))(half, 0.5)
+    makers = {"mala": mala, "random_walk": random_walk, "hmc": lambda f, e: hmc(f, e, 2)}
+    kernel = makers.get(name, lambda f, _: independence(f, *wide_proposal()))(half, 0.5)
     trace = run(KEY, kernel, kernel.init(START), num_steps=300)
     a = np.asarray(trace.positions["a"])
     assert ((a >= 0) & (a <= 1)).all() and len(np.unique(a)) > 5

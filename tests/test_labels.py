@@ -128,6 +128,7 @@ MODELS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
 def test_models_trained_by_regression(name, key):
     model = MODELS[name]()
@@ -145,6 +146,7 @@ def first_entry(x):
     return x[:1]
 
 
+@pytest.mark.slow
 def test_images_of_classes(key):
     shape = (4, 4, 1)
     model = gm.models.Dequantized(IMAGE_FLOWS["glow"](shape, context_shape=(3,)), 4)

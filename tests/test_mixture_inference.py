@@ -129,6 +129,7 @@ def test_a_stochastic_step(key, x64):
     np.testing.assert_allclose(np.mean([m["bound_nats"] for _, m in parts]), metrics["bound_nats"], rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_stochastic_inference_nears_coordinate_ascent(key):
     x = clusters(2_000).astype(np.float32)
     prior = mixture_prior(3, MEAN, SCATTER)

@@ -153,6 +153,7 @@ def test_nnx_state_is_refused(key):
         nets.init(nets.NNXModule(lambda rngs: nnx.BatchNorm(3, rngs=rngs)), key, jnp.ones(3))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "net", [nets.UNet(4, (1,), num_heads=2), nets.VelocityMLP((8,)), nets.VelocityMLP((8,), num_frequencies=4)]
 )

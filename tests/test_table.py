@@ -98,6 +98,37 @@ def test_other_events_are_refused(event, error, message):
         gm.exact(Ising(event), {})
 
 
+LOGITS = np.array([[0.2, -0.1, 0.0], [1.0, 0.5, -2.0]], np.float32)
+CATEGORICAL = gm.densities.Factorized(gm.densities.CategoricalHead(3), (2,))
+
+
+@pytest.mark.parametrize(
+    ("model", "params", "context"),
+    [
+        (CATEGORICAL, {"raw": LOGITS}, None),
+        (
+            gm.densities.Amortized(CATEGORICAL, (6,)),
+            {"distribution": {"raw": np.zeros((2, 3), np.float32)}, "kernel": np.eye(6, dtype=np.float32)},
+            LOGITS.ravel(),
+        ),
+    ],
+    ids=["factorized", "amortized"],
+)
+def test_laws_of_the_library(model, params, context):
+    """Independent levels, whose table is an outer product, with parameters of their own or by a context."""
+    table = gm.exact(model, params, context)
+    rows = np.asarray(jax.nn.softmax(LOGITS), np.float64)
+    np.testing.assert_allclose(table.prob, np.outer(*rows).ravel(), rtol=1e-6)
+    assert table.entropy == pytest.approx(-np.sum(rows * np.log(rows)), rel=1e-6) and abs(table.log_normalizer) < 1e-6
+
+
+def test_atoms_are_refused():
+    """One-hot vectors are real numbers: the levels that they stand for have a table."""
+    model = gm.densities.StraightThrough(gm.densities.RelaxedCategorical((2,), 3, 0.5))
+    with pytest.raises(TypeError, match="discrete"):
+        gm.exact(model, {"raw": LOGITS})
+
+
 def test_bounds_are_refused():
     @dataclasses.dataclass(frozen=True)
     class Bound(Ising):

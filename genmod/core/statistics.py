@@ -1,6 +1,6 @@
-"""Means with their standard errors."""
+"""Means and ratios of sums, with their standard errors."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -21,3 +21,26 @@ def mean_and_sem(values: Any, weight: Any = None) -> tuple[Any, Any]:
     squares = (values - mean) ** 2
     variance = xp.sum(squares) / n / n if share is None else xp.sum(share**2 * squares)
     return mean, xp.sqrt(variance * n / (n - 1))
+
+
+class Measured(NamedTuple):
+    """What a metric finds: its value and the standard error of it."""
+
+    value: float
+    sem: float
+
+    def __str__(self):
+        return f"{self.value:.4f} +- {self.sem:.4f}"
+
+
+def ratio_and_sem(values: Any, units: Any, weight: Any = None) -> tuple[Any, Any]:
+    """r = sum v / sum u of (n,) values v of u units each, such as nats and tokens, and its standard error (the delta method).
+
+    The error is that of the mean of v - r u, over the mean of u; where all have as many units it is that of a mean. Weights as in
+    `mean_and_sem`.
+    """
+    units = units.astype(values.dtype)
+    mean, _ = mean_and_sem(values, weight)
+    mean_units, _ = mean_and_sem(units, weight)
+    ratio = mean / mean_units
+    return ratio, mean_and_sem(values - ratio * units, weight)[1] / mean_units

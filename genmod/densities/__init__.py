@@ -2,6 +2,23 @@
 
 from genmod.densities.amortized import Amortized as Amortized
 from genmod.densities.base import FromDistrax as FromDistrax, as_distribution as as_distribution
+from genmod.densities.closed_forms import (
+    entropy_one as entropy_one,
+    renyi_one as renyi_one,
+    wasserstein_one as wasserstein_one,
+)
+from genmod.densities.components import (
+    CategoricalComponents as CategoricalComponents,
+    Components as Components,
+    GaussianComponents as GaussianComponents,
+)
+from genmod.densities.covariances import (
+    Covariance as Covariance,
+    DiagonalCovariance as DiagonalCovariance,
+    FullCovariance as FullCovariance,
+    SphericalCovariance as SphericalCovariance,
+    TiedCovariance as TiedCovariance,
+)
 from genmod.densities.divergence import kl_one as kl_one
 from genmod.densities.factorized import Factorized as Factorized
 from genmod.densities.functions import FromFunctions as FromFunctions
@@ -18,6 +35,11 @@ from genmod.densities.mixture_heads import (
     NormalMixtureHead as NormalMixtureHead,
 )
 from genmod.densities.product import Product as Product
+from genmod.densities.radial import (
+    Epanechnikov as Epanechnikov,
+    GaussianDensity as GaussianDensity,
+    RadialDensity as RadialDensity,
+)
 from genmod.densities.random_function import RandomFunctionPosterior as RandomFunctionPosterior
 from genmod.densities.relaxed import (
     Relaxed as Relaxed,
@@ -35,6 +57,7 @@ from genmod.densities.targets import (
     Target as Target,
     ThreeGaussians as ThreeGaussians,
 )
+from genmod.densities.truncation import keep_nucleus as keep_nucleus, keep_top_k as keep_top_k, tempered as tempered
 from genmod.densities.uniform_levels import UniformLevels as UniformLevels
 from genmod.densities.vamp import VampPrior as VampPrior
 from genmod.densities.von_mises import VonMises as VonMises, VonMisesHead as VonMisesHead

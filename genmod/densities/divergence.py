@@ -18,7 +18,7 @@ from genmod.core.types import Array, Context, Params
 from genmod.densities import circular
 from genmod.densities.amortized import Amortized
 from genmod.densities.factorized import Factorized
-from genmod.densities.heads import NormalHead, normal_kl
+from genmod.densities.heads import BernoulliHead, CategoricalHead, NormalHead, PoissonHead, normal_kl
 from genmod.densities.learned import FullNormal
 from genmod.densities.random_function import RandomFunctionPosterior, normal_moments
 from genmod.densities.relaxed import StraightThrough
@@ -107,3 +107,34 @@ def _full_gaussian(mean: Array, factor: Array, other_mean: Array, other_factor: 
     offset = jax.scipy.linalg.solve_triangular(other_factor, mean - other_mean, lower=True)
     log_det = jnp.log(jnp.diagonal(other_factor)).sum() - jnp.log(jnp.diagonal(factor)).sum()
     return 0.5 * (jnp.sum(ratio**2) + jnp.sum(offset**2) - mean.size) + log_det
+
+
+def gaussian_one(law: Distribution, params: Params, context: Context = None) -> tuple[Array, Array] | None:
+    """Mean, (D,), and Cholesky factor of the covariance, (D, D), of the entries in one row, of ONE context.
+
+    None of a law that is no Gaussian.
+    """
+    law, params = _plain(law, params, context)
+    diagonal = _diagonal(law, params, context)
+    if diagonal is None or diagonal[0].ndim == 1:
+        return _full(law, params, diagonal)
+    return diagonal[0].reshape(-1), jnp.diag(jnp.exp(diagonal[1].reshape(-1)))
+
+
+def log_masses_one(law: Distribution, params: Params, context: Context = None) -> Array | None:
+    """log P of every level of independent entries, shape + (levels,), of ONE context; None of a law of another kind."""
+    law, params = _plain(law, params, context)
+    head = law.relaxed.head if isinstance(law, StraightThrough) else law.head if isinstance(law, Factorized) else None
+    if isinstance(head, CategoricalHead):
+        return jax.nn.log_softmax(params["raw"])
+    if isinstance(head, BernoulliHead):
+        return jnp.concatenate([jax.nn.log_sigmoid(-params["raw"]), jax.nn.log_sigmoid(params["raw"])], -1)
+    return None
+
+
+def log_rates_one(law: Distribution, params: Params, context: Context = None) -> Array | None:
+    """The log-rates of independent Poisson counts, of the event's shape, of ONE context; None of a law of another kind."""
+    law, params = _plain(law, params, context)
+    if isinstance(law, Factorized) and isinstance(law.head, PoissonHead):
+        return law.head.log_rate(params["raw"])
+    return None

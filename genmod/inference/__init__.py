@@ -14,6 +14,21 @@ from genmod.inference.closed import (
     ExactEvidence as ExactEvidence,
     LaplaceEvidence as LaplaceEvidence,
 )
+from genmod.inference.conjugate import regression_map as regression_map
+from genmod.inference.discrepancies import (
+    KL as KL,
+    ChiSquare as ChiSquare,
+    ClosedForm as ClosedForm,
+    CrossEntropy as CrossEntropy,
+    Discrepancy as Discrepancy,
+    DiscrepancyKind as DiscrepancyKind,
+    JensenShannon as JensenShannon,
+    RenyiDivergence as RenyiDivergence,
+    Wasserstein as Wasserstein,
+    discrepancy as discrepancy,
+    entropy as entropy,
+)
+from genmod.inference.efficiency import CramerRao as CramerRao, cramer_rao as cramer_rao
 from genmod.inference.estimate import (
     BayesFactor as BayesFactor,
     Estimate as Estimate,
@@ -26,6 +41,13 @@ from genmod.inference.estimate import (
     evidence as evidence,
     simulate as simulate,
     target as target,
+)
+from genmod.inference.fisher import (
+    FisherInformation as FisherInformation,
+    empirical_fisher as empirical_fisher,
+    fisher_by_curvature as fisher_by_curvature,
+    fisher_information as fisher_information,
+    observed_information as observed_information,
 )
 from genmod.inference.gap import GapReport as GapReport, gap_report as gap_report, refine as refine, refine_one as refine_one
 from genmod.inference.health import (
@@ -44,11 +66,26 @@ from genmod.inference.laplace import (
     find_mode as find_mode,
     laplace_approximation as laplace_approximation,
 )
+from genmod.inference.likelihood import (
+    PointEstimate as PointEstimate,
+    WaldInterval as WaldInterval,
+    maximize_likelihood as maximize_likelihood,
+    maximize_posterior as maximize_posterior,
+    wald_interval as wald_interval,
+)
 from genmod.inference.mean_field import (
     MixtureFit as MixtureFit,
     MixtureLaw as MixtureLaw,
     fit_mixture as fit_mixture,
     mixture_prior as mixture_prior,
+)
+from genmod.inference.nodes import (
+    Enumerated as Enumerated,
+    ExpectationMethod as ExpectationMethod,
+    Law as Law,
+    MonteCarlo as MonteCarlo,
+    Nodes as Nodes,
+    Quadrature as Quadrature,
 )
 from genmod.inference.predictive import MixturePredictive as MixturePredictive
 from genmod.inference.rate_distortion import (
@@ -72,4 +109,4 @@ from genmod.inference.svi import (
     robbins_monro as robbins_monro,
 )
 from genmod.inference.table import ExactTable as ExactTable, SampleComparison as SampleComparison, exact as exact
-from genmod.inference.weights import LogMean as LogMean, log_mean as log_mean, pareto_k_hat as pareto_k_hat
+from genmod.samplers.weights import LogMean as LogMean, log_mean as log_mean, pareto_k_hat as pareto_k_hat

@@ -12,7 +12,6 @@ from genmod.core.description import call
 from genmod.core.keys import stream
 from genmod.core.types import Key
 from genmod.inference.estimate import Estimate, Evidence, EvidenceMethod, Observed, evidence
-from genmod.inference.weights import log_mean, pareto_k_hat
 from genmod.losses.variational import Latent
 from genmod.samplers import (
     annealed_importance,
@@ -22,6 +21,7 @@ from genmod.samplers import (
     sequential_monte_carlo,
     sigmoid_levels,
 )
+from genmod.samplers.weights import log_mean, pareto_k_hat
 
 _MALA = call(mala, step_size=0.1)
 

@@ -32,8 +32,8 @@ from genmod.core.keys import check_key, stream
 from genmod.core.programs import program_of
 from genmod.core.statistics import mean_and_sem
 from genmod.core.types import Array, Key, Params
-from genmod.inference.weights import log_mean, pareto_k_hat
 from genmod.losses import reverse_kl
+from genmod.samplers.weights import log_mean, pareto_k_hat
 from genmod.training import Fit, GradientStep, train
 
 LogProb = Callable[[Array], Array]

@@ -7,8 +7,8 @@ import jax
 from genmod.core.checks import check_count, check_parts
 from genmod.core.statistics import mean_and_sem
 from genmod.inference.estimate import Estimate, EvidenceMethod
-from genmod.inference.weights import log_mean, pareto_k_hat
 from genmod.losses.variational import IWAE, Objective, log_weights
+from genmod.samplers.weights import log_mean, pareto_k_hat
 
 _IWAE = IWAE(50)
 
@@ -18,7 +18,7 @@ class ImportanceSampling(EvidenceMethod):
     """log 1/S sum_s f(z_s) / q(z_s), of S = `num_samples` draws of the proposal q.
 
     A lower bound in expectation, which converges. Extras: `k_hat` (above 0.7 the proposal misses too much, see
-    `genmod.inference.weights`), `effective_size`.
+    `genmod.samplers.weights`), `effective_size`.
     """
 
     num_samples: int = 5_000

@@ -25,6 +25,7 @@ from jax.typing import ArrayLike
 
 from genmod.core.checks import check_array, check_count, check_positive
 from genmod.core.keys import check_key
+from genmod.core.spread import spread_rows
 from genmod.core.types import Array, Key
 
 _LOG_2, _LOG_PI = math.log(2.0), math.log(math.pi)
@@ -156,21 +157,12 @@ def best_of(num_sweeps: int, tolerance: float, keys: Key, x: Array, prior: Mixtu
 
 
 def spread_start(key: Key, x: Array, prior: MixtureLaw) -> MixtureLaw:
-    """The law after every datum went to the nearest of K data, drawn one after another with probabilities that grow with the
-    squared distance to those before (Arthur & Vassilvitskii 2007, k-means++), in units of the prior's scatter."""
+    """The law after every datum went to the nearest of K data, drawn as by k-means++ (`spread_rows`), in units of the prior's
+    scatter."""
     num_components = prior.mean.shape[0]
-    keys = jax.random.split(key, num_components)
     white = jax.scipy.linalg.solve_triangular(jnp.linalg.cholesky(prior.scatter[0]), x.T, lower=True).T
-
-    def draw(distance, key):
-        # Where all are at distance 0 there are fewer different data than components.
-        logits = jnp.where(jnp.isinf(distance).all() | (distance == 0).all(), 0.0, jnp.log(distance))
-        centre = white[jax.random.categorical(key, logits)]
-        own = jnp.sum((white - jnp.broadcast_to(centre, white.shape)) ** 2, 1)
-        return jnp.minimum(distance, own), own
-
-    _, distances = jax.lax.scan(draw, jnp.full(x.shape[0], jnp.inf, x.dtype), keys)
-    return mixture_update(prior, x, jax.nn.one_hot(jnp.argmin(distances, 0), num_components, dtype=x.dtype))
+    nearest = spread_rows(key, white, num_components).nearest
+    return mixture_update(prior, x, jax.nn.one_hot(nearest, num_components, dtype=x.dtype))
 
 
 def mixture_update(prior: MixtureLaw, x: Array, counts: Array) -> MixtureLaw:

@@ -72,3 +72,41 @@ class LatentModel(Model, abc.ABC):
     @abc.abstractmethod
     def sample_joint_one(self, params: Params, key: Key, context: Context = None) -> tuple[Array, Array]:
         """(z, x): ONE draw of the model with its latent, which is an exact draw of p(z | x)."""
+
+
+class EMModel(Model, abc.ABC):
+    """A model whose likelihood rises by expectation and maximisation: what `fit_em` of `genmod.training` wants.
+
+    `init` is where it begins. Rows are weighted, and sums over several blocks of rows are added.
+    """
+
+    @abc.abstractmethod
+    def e_step(self, params: Params, x: Array, weight: Array) -> tuple[Array, Any]:
+        """Of rows x, (n,) + event_shape, and weights (n,): log p(x) of each, (n,), and the sums, a pytree, that m_step wants."""
+
+    @abc.abstractmethod
+    def m_step(self, params: Params, statistics: Any) -> Params:
+        """The parameters that maximise the expected log-likelihood, plus `log_prior`, of the sums found at `params`."""
+
+    @property
+    @abc.abstractmethod
+    def num_free(self) -> int:
+        """The number of free parameters, for information criteria."""
+
+    @property
+    def least_rows(self) -> int:
+        """The least number of data from which it can be fitted."""
+        return 2
+
+    def log_prior(self, params: Params) -> Array:
+        """What an M-step adds to the log-likelihood, in nats; 0 where it adds nothing."""
+        return jnp.zeros(())
+
+    def vacant(self, statistics: Any) -> Array | None:
+        """Whether a part of the model holds no data; None where there are no such parts."""
+        return None
+
+    def refilled(self, params: Params, statistics: Any, x: Array, weight: Array) -> Params:
+        """Parameters whose vacant part stands near the ONE event x, of this weight, which the model explains worst. They are
+        kept if they raise the likelihood."""
+        raise NotImplementedError(f"{type(self).__name__} has no vacant parts")

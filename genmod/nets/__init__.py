@@ -7,6 +7,7 @@ from genmod.nets.functional import apply as apply, init as init
 from genmod.nets.made import MADE as MADE
 from genmod.nets.mlp import MLP as MLP, FlatNet as FlatNet, ZeroHead as ZeroHead
 from genmod.nets.nnx_module import NNXModule as NNXModule
+from genmod.nets.pixel import GatedPixelCNN as GatedPixelCNN
 from genmod.nets.pyramid import ConvDecoder as ConvDecoder, ConvEncoder as ConvEncoder
 from genmod.nets.sequence import Pointwise as Pointwise, Recurrent as Recurrent, SequenceNet as SequenceNet, Stack as Stack
 from genmod.nets.sequence_module import SequenceModule as SequenceModule
@@ -16,5 +17,6 @@ from genmod.nets.spectral import (
     spectral_state as spectral_state,
     spectrally_normalized as spectrally_normalized,
 )
+from genmod.nets.tokens import token_net as token_net
 from genmod.nets.unet import UNet as UNet
 from genmod.nets.velocity import Guided as Guided, Scaled as Scaled, VelocityMLP as VelocityMLP, check_guidance as check_guidance

@@ -26,6 +26,7 @@ import numpy as np
 from genmod.core.checks import check_count, check_function, check_positive
 from genmod.core.types import Array, Key
 from genmod.samplers.base import Position, scalar, walk
+from genmod.samplers.resampling import systematic_resampling
 
 Level = Any
 BridgeFn = Callable[[Position, Level], Array]
@@ -178,7 +179,7 @@ def sequential_monte_carlo(
         log_weights = raised - increment
         size = jnp.exp(-jax.nn.logsumexp(2 * log_weights))
         poor = size <= resample_below * num if resample_below else jnp.bool_(False)
-        chosen = jnp.where(poor, _systematic(resample_key, log_weights), jnp.arange(num))
+        chosen = jnp.where(poor, systematic_resampling(resample_key, log_weights, num), jnp.arange(num))
         log_weights = jnp.where(poor, jnp.full_like(log_weights, -jnp.log(num)), log_weights)
         positions = jax.tree.map(lambda leaf: leaf[chosen], positions)
         positions, infos = jax.vmap(lambda keys, x: _move(keys, x, log_prob_fn, kernel_fn, here))(keys, positions)
@@ -219,11 +220,3 @@ def _move(keys, position, log_prob_fn, kernel_fn, level):
     kernel = kernel_fn(lambda x: log_prob_fn(x, level), level)
     state, info = walk(kernel.step, kernel.init(position), keys)
     return state.position, info
-
-
-def _systematic(key, log_weights):
-    """Indices of N survivors, whose numbers have the expectation N times the weights and differ from it by less than one."""
-    num = log_weights.shape[0]
-    ends = jnp.cumsum(jnp.exp(log_weights))
-    points = (jax.random.uniform(key, (), ends.dtype) + jnp.arange(num, dtype=ends.dtype)) / num * ends[-1]
-    return jnp.searchsorted(ends, points, side="right").clip(0, num - 1)

@@ -1,6 +1,7 @@
 """Training: `fit` for models, `train` for any step, and what a run leaves behind."""
 
 from genmod.training.checkpoint import load as load, save as save
+from genmod.training.em import EMFit as EMFit, fit_em as fit_em
 from genmod.training.ensemble import fit_ensemble as fit_ensemble
 from genmod.training.fitting import fit as fit
 from genmod.training.loop import Fit as Fit, train as train

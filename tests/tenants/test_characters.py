@@ -11,6 +11,8 @@ import pytest
 
 import genmod as gm
 
+pytestmark = pytest.mark.slow  # a tenant whose family has moved in
+
 
 # --- the model ----------------------------------------------------------------------------------------------------------------
 @dataclasses.dataclass(frozen=True)

@@ -11,8 +11,11 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 import genmod as gm
+
+pytestmark = pytest.mark.slow  # a tenant whose family has moved in
 
 
 # --- the model ----------------------------------------------------------------------------------------------------------------

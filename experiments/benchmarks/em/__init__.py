@@ -1,0 +1,1 @@
+"""Expectation and maximisation of Gaussian mixtures: problems and one file per library."""

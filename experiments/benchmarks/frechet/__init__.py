@@ -1,0 +1,1 @@
+"""The Frechet distance of features: problems and one file per library."""

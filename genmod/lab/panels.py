@@ -1,0 +1,71 @@
+"""Figures of several panels of curves, beside the laws that the curves should follow. Matplotlib, imported only to draw."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from genmod.lab.plot import _pyplot, _save
+
+
+class Curve(NamedTuple):
+    """A curve of a panel.
+
+    Attributes:
+      name: in the legend; curves of one name have one colour in all panels, and one entry.
+      x, y: (n,) each. low, high: (n,) each, the ends of a band around it; None: no band.
+      style: Matplotlib's: "-" a line, "o" points, "o-" both, "--" a dashed line, for a law.
+    """
+
+    name: str
+    x: Any
+    y: Any
+    low: Any = None
+    high: Any = None
+    style: str = "-"
+
+
+def curves(
+    path: Path,
+    panels: dict[str, list[Curve]],
+    *,
+    xlabel: str,
+    ylabel: str,
+    title: str = "",
+    columns: int = 4,
+    log: bool = False,
+    share: bool = True,
+) -> None:
+    """A panel of curves for each name, so many in a row, with one legend below.
+
+    Args:
+      path: of the PNG. panels: name -> its curves.
+      xlabel, ylabel: of the outer axes. title: of the figure.
+      columns: panels in a row.
+      log: whether the vertical axes are logarithmic. share: whether all panels have the same vertical axis.
+    """
+    names = list(dict.fromkeys(curve.name for panel in panels.values() for curve in panel))
+    columns = min(columns, len(panels))
+    rows = -(-len(panels) // columns)
+    size = (max(3.1 * columns, 6.0) + 0.4, 2.7 * rows + 1.0)
+    figure, axes = _pyplot().subplots(rows, columns, figsize=size, squeeze=False, sharey=share, constrained_layout=True)
+    for axis in axes.flat[len(panels) :]:
+        axis.set_axis_off()
+    handles: dict[str, Any] = {}
+    for i, (axis, (name, panel)) in enumerate(zip(axes.flat, panels.items(), strict=False)):
+        for curve in panel:
+            color = f"C{names.index(curve.name)}"
+            (line,) = axis.plot(curve.x, curve.y, curve.style, color=color, linewidth=1.3, markersize=4)
+            handles.setdefault(curve.name, line)
+            if curve.low is not None:
+                axis.fill_between(curve.x, np.asarray(curve.low), np.asarray(curve.high), color=color, alpha=0.2, linewidth=0)
+        axis.set_title(name, fontsize=9)
+        if i >= len(panels) - columns:
+            axis.set_xlabel(xlabel)
+        if i % columns == 0:
+            axis.set_ylabel(ylabel)
+        if log:
+            axis.set_yscale("log")
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=min(len(handles), 2 * columns))
+    figure.suptitle(title, fontsize=10)
+    _save(figure, path)

@@ -1,0 +1,236 @@
+"""Kernel density estimates, with exact log_prob and draws (Silverman 1986; Scott 1992).
+
+    p(x) = sum_i w_i K(L^-1 (x - x_i)) / |det L|,      L = h C
+
+K is a law of unit scale, C C^T a covariance of the data (or I), h a factor that a rule chooses. All data are parameters, and
+nothing is trained: `init`, or `of_data` where rows are weighted, is the whole fit.
+
+The sum is a running logsumexp over blocks of data, so that memory does not grow with their number.
+"""
+
+import abc
+import dataclasses
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+from genmod import losses
+from genmod.core.arrays import to_array
+from genmod.core.batching import vmap_blocks, vmap_events
+from genmod.core.checks import check_count, check_parts, check_positive
+from genmod.core.description import Description
+from genmod.core.event import Real
+from genmod.core.params import Fixed
+from genmod.core.types import Array, Params, Shape
+from genmod.densities.covariances import Covariance, FullCovariance, floored_factor, inverse_factor, parameters_of
+from genmod.densities.radial import GaussianDensity, RadialDensity
+from genmod.models.base import Model
+
+_BLOCK = 1_024
+# The least variance of data by which a bandwidth is scaled, in squared units of the data: one row has none.
+_FLOOR = 1e-12
+
+
+class Bandwidth(Description, abc.ABC):
+    """A rule for the factor h."""
+
+    @abc.abstractmethod
+    def factor(self, kernel: RadialDensity, z: Array, share: Array) -> Array:
+        """h for data z = C^-1 x, (n, D), whose weights (n,) add up to one."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Scott(Bandwidth):
+    """h = n^(-1 / (D + 4)), n the effective number 1 / sum w^2 of data (Scott 1992, eq. 6.44)."""
+
+    def factor(self, kernel, z, share):
+        return _effective(share) ** (-1.0 / (z.shape[1] + 4))
+
+
+@dataclasses.dataclass(frozen=True)
+class Silverman(Bandwidth):
+    """h = (n (D + 2) / 4)^(-1 / (D + 4)), best for Gaussian data (Silverman 1986, eq. 4.14)."""
+
+    def factor(self, kernel, z, share):
+        return (_effective(share) * (z.shape[1] + 2) / 4) ** (-1.0 / (z.shape[1] + 4))
+
+
+@dataclasses.dataclass(frozen=True)
+class FixedBandwidth(Bandwidth):
+    """h as it is given."""
+
+    value: float
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_positive(value=self.value)
+
+    def factor(self, kernel, z, share):
+        return jnp.asarray(self.value, z.dtype)
+
+
+@dataclasses.dataclass(frozen=True)
+class LeaveOneOut(Bandwidth):
+    """h of the greatest likelihood of each datum under all others, among `num_candidates` multiples of Scott's.
+
+    They lie between `low` and `high` in equal ratios. Work grows with n^2 for each. Data that occur twice, as rounded ones do,
+    lead to the least candidate: their likelihood has no maximum.
+    """
+
+    num_candidates: int = 32
+    low: float = 0.1
+    high: float = 3.0
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_count(num_candidates=self.num_candidates)
+        check_positive(low=self.low)
+        if not self.low < self.high < math.inf:
+            raise ValueError(f"LeaveOneOut wants low < high < inf, got low={self.low}, high={self.high}")
+
+    def factor(self, kernel, z, share):
+        multiples = jnp.geomspace(self.low, self.high, self.num_candidates, dtype=z.dtype)
+        factors = Scott().factor(kernel, z, share) * multiples
+
+        def score(h):
+            log_prob = left_out_log_probs(kernel, z / h, share)
+            return jnp.sum(jnp.where(share > 0, share * log_prob, 0.0)) - z.shape[1] * jnp.log(h)
+
+        scores = jax.lax.map(score, factors)
+        # A kernel of bounded support may leave a datum alone at all candidates; the widest is the nearest to none.
+        return jnp.where(jnp.isfinite(scores).any(), factors[jnp.argmax(scores)], factors[-1])
+
+
+@dataclasses.dataclass(frozen=True)
+class KernelDensity(Model):
+    """A kernel density estimate; its parameters are the data, `Fixed`.
+
+    Attributes:
+      shape: of an event.
+      bandwidth: the rule for h: `Scott()`, `Silverman()`, `LeaveOneOut()`, or `FixedBandwidth(h)`.
+      covariance: the kind of C C^T: full, diagonal or spherical; None: I, so that h has the units of the data.
+      kernel: K, `GaussianDensity()` or `Epanechnikov()`, whose density is zero where no datum is near.
+
+    Parameters: Fixed({"points": (n,) + shape, "logits": (n,), the weights before their softmax, "log_scale": (D,) and "lower":
+    (D, D), the free parameters of L}).
+    """
+
+    shape: Shape
+    bandwidth: Bandwidth = Scott()
+    covariance: Covariance | None = FullCovariance(_FLOOR)
+    kernel: RadialDensity = GaussianDensity()
+    reparameterized = False
+
+    def __post_init__(self):
+        object.__setattr__(self, "shape", self.event.shape)
+        super().__post_init__()
+        check_parts(self, bandwidth=Bandwidth, kernel=RadialDensity)
+        if self.covariance is not None:
+            check_parts(self, covariance=Covariance)
+
+    @property
+    def event(self):
+        return Real(self.shape)
+
+    def of_data(self, x: ArrayLike, weight: ArrayLike | None = None) -> Params:
+        """The estimate from events x, (n,) + event_shape, that count as often as `weight`, (n,), says; None: once. Compiled.
+
+        Raises TypeError or ValueError for arrays that do not fit.
+        """
+        x = jnp.asarray(self.event.check("x", x, batched=True))
+        weight = jnp.ones(x.shape[0]) if weight is None else jnp.asarray(to_array("weight", weight))
+        if weight.shape != x.shape[:1]:
+            raise ValueError(f"weight must have one entry for each of {x.shape[0]} rows, got shape {weight.shape}")
+        return _of_data(self, x, weight)
+
+    def _init(self, key, x, context):
+        return _of_data(self, x, jnp.ones(x.shape[0]))
+
+    def loss(self, params, key, batch, *, step=None):
+        x, _, weight = self.read(batch)
+        log_prob_fn = vmap_events(lambda x: self.log_prob_one(params, x))
+        return losses.negative_log_likelihood(log_prob_fn, x, weight=weight)
+
+    def log_prob_one(self, params, x, context=None, key=None):
+        held = params.constant
+        inverse = inverse_factor(held)
+        points = _whiten(inverse, held["points"].reshape(held["points"].shape[0], -1))
+        z = _whiten(inverse, x.reshape(1, -1).astype(points.dtype))[0]
+        return _log_sum(self.kernel, z, points, jax.nn.log_softmax(held["logits"])) - held["log_scale"].sum()
+
+    def sample_one(self, params, key, context=None):
+        held = params.constant
+        keys = jax.random.split(key)
+        total = jnp.cumsum(jax.nn.softmax(held["logits"]))  # a search of it costs less than a categorical draw, log n
+        uniform = jax.random.uniform(keys[0], (), total.dtype, maxval=total[-1])
+        which = jnp.minimum(jnp.searchsorted(total, uniform, side="right"), total.size - 1)
+        noise = self.kernel.sample_one(keys[1], held["log_scale"].size, total.dtype)
+        factor = jnp.tril(held["lower"], -1) + jnp.diag(jnp.exp(held["log_scale"]))
+        return held["points"][which] + jnp.matmul(factor, noise, precision="highest").reshape(self.shape)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _of_data(model: KernelDensity, x: Array, weight: Array) -> Params:
+    rows = x.reshape(x.shape[0], -1).astype(jnp.promote_types(x.dtype, jnp.float32))
+    share = (weight / weight.sum()).astype(rows.dtype)
+    scale = _scale(model.covariance, rows, share)
+    h = model.bandwidth.factor(model.kernel, _whiten(inverse_factor(parameters_of(scale)), rows), share)
+    logits = jnp.log(jnp.maximum(share, jnp.finfo(share.dtype).tiny))
+    return Fixed({"points": rows.reshape(x.shape), "logits": logits} | parameters_of(h * scale))
+
+
+def _scale(kind: Covariance | None, rows: Array, share: Array) -> Array:
+    """C, (D, D), by the unbiased covariance of weighted data."""
+    identity = jnp.eye(rows.shape[1], dtype=rows.dtype)
+    if kind is None:
+        return identity
+    mean = jnp.sum(share[:, None] * rows, 0)
+    residual = rows - mean[None]
+    unbiased = jnp.maximum(1.0 - jnp.sum(share**2), jnp.finfo(rows.dtype).eps)
+    covariance = jnp.matmul((residual * share[:, None]).T, residual, precision="highest") / unbiased
+    params = kind.of_factor(floored_factor(covariance, kind.floor), 1)
+    return jax.vmap(lambda column: kind.color_one(params, jnp.int32(0), column))(identity).T
+
+
+def left_out_log_probs(kernel: RadialDensity, z: Array, share: Array) -> Array:
+    """log of the density of each datum under all others, (n,): sum_{j != i} w_j K(z_i - z_j) / (1 - w_i); z (n, D), w (n,)."""
+    log_share = jnp.log(share)
+
+    def one(z_one, own):
+        return _log_sum(kernel, z_one, z, log_share, own) - jnp.log1p(-share[own])
+
+    return vmap_blocks(one, z, jnp.arange(z.shape[0]))
+
+
+def _log_sum(kernel: RadialDensity, z: Array, points: Array, log_weight: Array, skip: Array | int = -1) -> Array:
+    """log sum_i w_i K(z - z_i) over all points but number `skip`, of ONE z."""
+    num, dim = points.shape
+    rows = min(num, _BLOCK)
+    padding = -num % rows
+    points = jnp.concatenate([points, points[:1].repeat(padding, 0)]).reshape(-1, rows, dim)
+    log_weight = jnp.pad(log_weight, (0, padding), constant_values=-jnp.inf).reshape(-1, rows)
+    number = jnp.arange(num + padding).reshape(-1, rows)
+
+    def add(carry, block):
+        largest, total = carry
+        points, log_weight, number = block
+        squared = jnp.sum((z[None] - points) ** 2, 1)
+        terms = jnp.where(number == skip, -jnp.inf, log_weight + kernel.log_density(squared, dim))
+        larger = jnp.maximum(largest, jax.lax.stop_gradient(terms.max()))
+        return (larger, total * jnp.exp(largest - larger) + jnp.exp(terms - larger).sum()), None
+
+    start = jnp.asarray(jnp.finfo(points.dtype).min, points.dtype), jnp.zeros((), points.dtype)
+    (largest, total), _ = jax.lax.scan(add, start, (points, log_weight, number))
+    return largest + jnp.log(total)  # -inf where every term is
+
+
+def _effective(share: Array) -> Array:
+    """1 / sum w^2, the number of data of equal weight that are worth as much."""
+    return 1.0 / jnp.sum(share**2)
+
+
+def _whiten(inverse: Array, rows: Array) -> Array:
+    return jnp.matmul(rows, inverse.T, precision="highest")

@@ -1,0 +1,114 @@
+"""The gated PixelCNN: a convolutional network in which a channel of a pixel sees those before it alone, and all of them (van den
+Oord et al. 2016, arXiv:1606.05328, fig. 2).
+
+Pixels come in raster order, the channels of a pixel one after the other. Two stacks run side by side: the vertical one sees the
+rows above, the horizontal one the pixels to the left, and reads the vertical one at every layer. So there is no blind spot: after
+enough layers a pixel sees every pixel above, also those far to the right, which masked square kernels alone never reach.
+
+    each layer:   vertical    v <- gate(conv_{n x n, rows <= i}(v))                       the first layer: rows < i
+                  horizontal  h <- h + W gate(conv_{1 x n, columns <= j}(h) + V v)        the first: columns < j, no h +
+    gate(a, b) = tanh(a + A context) sigmoid(b + B context)                                eq. 2 and 4
+
+The features of a pixel come in as many groups as it has channels, and group c sees the groups up to c (first layer: below c).
+"""
+
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+import numpy as np
+from flax.linen.dtypes import promote_dtype
+
+from genmod.core.checks import check_count
+from genmod.core.types import Array
+from genmod.nets.convolution import convolve
+
+
+class GatedPixelCNN(nn.Module):
+    """(H, W, C) and an optional flat context -> (H, W, C, num_outputs), of which an entry depends on those before it alone.
+
+    The last layer starts at zero.
+
+    Attributes:
+      num_features: of each stack, a multiple of the image's channels.
+      num_layers: gated layers. kernel_size, first_kernel_size: of their convolutions, odd.
+      num_outputs: numbers per entry, set by the model that uses the network.
+      dtype: of the arithmetic; None: that of the input.
+
+    Raises ValueError for counts that are no integers >= 1, even kernels, and features that channels do not divide.
+    """
+
+    num_features: int = 64
+    num_layers: int = 7
+    kernel_size: int = 3
+    first_kernel_size: int = 7
+    num_outputs: int = 1
+    dtype: Any = None
+
+    def __post_init__(self):
+        counts = ("num_features", "num_layers", "kernel_size", "first_kernel_size", "num_outputs")
+        check_count(**{name: getattr(self, name) for name in counts})
+        for name in ("kernel_size", "first_kernel_size"):
+            if getattr(self, name) % 2 == 0:
+                raise ValueError(f"{name} must be odd, got {getattr(self, name)}")
+        super().__post_init__()
+
+    @property
+    def num_rows_above(self) -> int:
+        """How many rows above its own an entry sees."""
+        return self.first_kernel_size // 2 + (self.num_layers - 1) * (self.kernel_size // 2)
+
+    @nn.compact
+    def __call__(self, x: Array, context: Array | None = None) -> Array:
+        channels, width = x.shape[-1], self.num_features
+        if width % channels:
+            raise ValueError(f"num_features must be a multiple of the {channels} channels of the image, got {width}")
+        inputs, units = np.arange(channels), np.repeat(np.arange(channels), width // channels)
+        gated = np.tile(units, 2)  # values, then gates
+        vertical = horizontal = x
+        for layer in range(self.num_layers):
+            size = self.kernel_size if layer else self.first_kernel_size
+            before = units if layer else inputs
+            rows = np.arange(size) <= size // 2 if layer else np.arange(size) < size // 2
+            shape = (size, size, before.size, gated.size)
+            above = self._convolution(f"vertical_{layer}", vertical, np.broadcast_to(rows[:, None, None, None], shape))
+            left = np.broadcast_to((np.arange(size) < size // 2)[None, :, None, None], (1, *shape[1:])).copy()
+            left[0, size // 2] = _sees(before, gated, strictly=layer == 0)
+            beside = self._convolution(f"horizontal_{layer}", horizontal, left)
+            beside = beside + nn.Dense(gated.size, dtype=self.dtype, name=f"link_{layer}")(above)
+            vertical = self._gate(f"vertical_context_{layer}", above, context)
+            new = self._gate(f"horizontal_context_{layer}", beside, context)
+            new = self._pointwise(f"mix_{layer}", new, _sees(units, units))
+            horizontal = new if layer == 0 else horizontal + new
+        hidden = self._pointwise("head", nn.relu(horizontal), _sees(units, units))
+        outputs = np.repeat(np.arange(channels), self.num_outputs)
+        raw = self._pointwise("out", nn.relu(hidden), _sees(units, outputs), last=True)
+        return raw.reshape(*x.shape, self.num_outputs)
+
+    def _convolution(self, name: str, x: Array, mask: np.ndarray) -> Array:
+        # As if the kernel had the inputs that its mask leaves.
+        initializer = nn.initializers.variance_scaling(mask.size / max(1, mask.sum()), "fan_in", "truncated_normal")
+        kernel = self.param(f"{name}_kernel", initializer, mask.shape)
+        bias = self.param(f"{name}_bias", nn.initializers.zeros, (mask.shape[-1],))
+        x, kernel, bias = promote_dtype(x, kernel, bias, dtype=self.dtype)
+        out = convolve(x.reshape(-1, *x.shape[-3:]), kernel * mask).reshape(*x.shape[:-1], mask.shape[-1])
+        return out + jnp.broadcast_to(bias, out.shape)
+
+    def _pointwise(self, name: str, x: Array, mask: np.ndarray, last: bool = False) -> Array:
+        initializer = nn.initializers.zeros if last else nn.initializers.lecun_normal()
+        kernel = self.param(f"{name}_kernel", initializer, mask.shape)
+        bias = self.param(f"{name}_bias", nn.initializers.zeros, (mask.shape[1],))
+        x, kernel, bias = promote_dtype(x, kernel, bias, dtype=None if last else self.dtype)  # the last in float32 at least
+        return x @ (kernel * mask) + jnp.broadcast_to(bias, (*x.shape[:-1], mask.shape[1]))
+
+    def _gate(self, name: str, x: Array, context: Array | None) -> Array:
+        if context is not None:
+            shift = nn.Dense(x.shape[-1], use_bias=False, dtype=self.dtype, name=name)(context)
+            x = x + jnp.broadcast_to(shift, x.shape)
+        value, gate = jnp.split(x, 2, -1)
+        return jnp.tanh(value) * nn.sigmoid(gate)
+
+
+def _sees(inputs: np.ndarray, outputs: np.ndarray, strictly: bool = False) -> np.ndarray:
+    """(inputs, outputs) masks of the channels of one pixel, by the groups of both."""
+    return inputs[:, None] < outputs[None] if strictly else inputs[:, None] <= outputs[None]
