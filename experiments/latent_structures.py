@@ -21,6 +21,7 @@ from experiments import vae_data
 from experiments.common import adam_with_cosine
 from genmod import densities, flows
 from genmod.core.keys import stream
+from genmod.models.base import LatentModel
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,7 +130,7 @@ def measure(model: Any, params: Any, data: gm.data.Dataset, key: jax.Array) -> d
     _, parts = jax.jit(model.loss)(params, stream(key, "parts"), jnp.asarray(data.test))
     names = [name for name in parts if name.startswith("rate_nats") or name in ("distortion_nats", "code_perplexity")]
     found |= {name: float(parts[name]) for name in names if not name.endswith("_sem")}
-    if isinstance(model, gm.models.base.LatentModel):
+    if isinstance(model, LatentModel):
         health = gm.inference.posterior_health(model, params, data.validation[:2_000], key=stream(key, "health"))
         found |= {"active_units": int(health.active_units), "num_latents": int(np.size(health.mean_variance))}
     if isinstance(model, gm.models.VQVAE):

@@ -37,7 +37,7 @@ class Config:
     """Numbers of 3x3 convolutions whose effective receptive field is measured."""
     num_field_draws: int = 300
     side: int = 32
-    """Of the images that are shifted."""
+    """Of the images that are shifted; digits of 8x8 pixels stand in their middle."""
     shifts: tuple[int, ...] = (1, 2, 3, 4, 8)
     num_digits: int = 50
     seed: int = 0
@@ -138,6 +138,9 @@ def shifts(config: Config, run: gm.lab.Run, key: jax.Array) -> tuple[list[dict[s
     }
     digits = jnp.asarray(gm.data.images.digits(config.seed).test[: config.num_digits], jnp.float32) / 16
     margin = (config.side - digits.shape[1]) // 2
+    if margin < max(config.shifts) + num_layers:
+        least = digits.shape[1] + 2 * (max(config.shifts) + num_layers)
+        raise ValueError(f"side must be at least {least}, or features of shifted digits meet the border, got {config.side}")
     digits = jnp.pad(digits, ((0, 0), (margin, margin), (margin, margin), (0, 0)))
     changes = network_symmetries.invariance(stream(key, "digits"), digits, config.shifts, num_layers)
     curves = []
