@@ -180,6 +180,7 @@ def of_digits(config: Config, run: gm.lab.Run, train: jax.Array, x: jax.Array, k
         log=run.log,
     )
     # The network knows the ratio of signal to noise and not the time: its parameters serve any schedule.
+    assert isinstance(model.predictor, denoising.Learned)
     predictor = dataclasses.replace(model.predictor, schedule=schedule_of(config))
     denoiser = functools.partial(predictor.denoise, model.network_params(fit.params))
     images = denoised(config, denoiser, observed(config, x, key), key)
@@ -266,4 +267,4 @@ def draw(config: Config, run: gm.lab.Run, estimates: list[Estimate], x: Any, y: 
 
 if __name__ == "__main__":
     small = {"num_draws": (1, 2, 4), "num_sampling_steps": 20, "num_gaussian": 400}
-    gm.lab.main(experiment, Config, quick={"num_steps": 1_500, "hidden_sizes": (128, 128, 128), **small})
+    gm.lab.main(experiment, Config, quick={"num_steps": 4_000, "hidden_sizes": (128, 128, 128), **small})

@@ -12,7 +12,7 @@ from experiments import binary_tables, language, pixel
 RUNS = {
     "language": (
         language,
-        {"models": ["bigram", "ngram", "gru", "transformer"], "num_steps": 150, "hidden_size": 32, "num_features": 16}
+        {"models": ["bigram", "ngram", "gru", "transformer"], "num_steps": 400, "hidden_size": 32, "num_features": 16}
         | {"num_layers": 1, "num_heads": 2, "num_samples": 3},
     ),
     "pixel": (
@@ -21,7 +21,7 @@ RUNS = {
     ),
     "binary_tables": (
         binary_tables,
-        {"sets": ["digits"], "num_steps": 100, "num_components": [2, 6], "widths": [0, 32], "num_orders": 2},
+        {"sets": ["digits"], "num_steps": 400, "num_components": [2, 6], "widths": [0, 32], "num_orders": 2},
     ),
 }
 

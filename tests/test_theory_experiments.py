@@ -108,7 +108,8 @@ def test_distortion_and_perception_of_a_gaussian_are_the_closed_forms(run):
 
 
 @pytest.mark.slow
-def test_digits_pay_for_perception(run):
+def test_digits_pay_for_draws(run):
     _, metrics = run("rate_distortion")
-    mse, frechet = ([metrics[f"digits_draws_{k}_{name}"] for k in ("1", "2", "inf")] for name in ("mse", "frechet"))
-    assert mse[0] > mse[1] > mse[2] and frechet[0] < frechet[2]
+    mse = [metrics[f"digits_draws_{k}_mse"] for k in ("1", "2", "inf")]
+    assert mse[0] > mse[1] > mse[2]
+    assert abs(metrics["digits_frechet_floor"]) < 4 * metrics["digits_frechet_floor_sem"]
