@@ -180,8 +180,9 @@ def of_digits(config: Config, run: gm.lab.Run, train: jax.Array, x: jax.Array, k
         log=run.log,
     )
     # The network knows the ratio of signal to noise and not the time: its parameters serve any schedule.
-    assert isinstance(model.predictor, denoising.Learned)
-    predictor = dataclasses.replace(model.predictor, schedule=schedule_of(config))
+    predictor = model.predictor
+    assert isinstance(predictor, denoising.Learned)
+    predictor = dataclasses.replace(predictor, schedule=schedule_of(config))
     denoiser = functools.partial(predictor.denoise, model.network_params(fit.params))
     images = denoised(config, denoiser, observed(config, x, key), key)
     least = mse(images["draws", np.inf], x).value
