@@ -132,7 +132,9 @@ def test_importance_weights_of_every_posterior(name):
     np.testing.assert_allclose(parts.rate + parts.distortion, -bounds, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("prior", [name for name in PRIORS if name != "normal"])
+@pytest.mark.parametrize(
+    "prior", [pytest.param(n, marks=[pytest.mark.slow] * (n == "factorized")) for n in PRIORS if n != "normal"]
+)
 def test_importance_weights_of_every_prior(prior):
     model = vae(prior=prior)
     params = moved(model)
@@ -177,6 +179,7 @@ def test_conditional_and_identifiable(decode_context):
         model.sample(params, jax.random.key(0))
 
 
+@pytest.mark.slow
 def test_training_reaches_the_entropy():
     """Through `fit`, with an annealed rate and free bits; the bound stays above the entropy of the data, and comes near it."""
     probabilities = np.array([0.3, 0.02, 0.05, 0.18, 0.02, 0.03, 0.1, 0.3])

@@ -40,6 +40,7 @@ def test_loaded_is_saved(params, tmp_path):
     assert_equal(gm.load(tmp_path / "flow", equal, jax.tree.map(jnp.zeros_like, params)), params)
 
 
+@pytest.mark.slow
 def test_a_conditional_model_of_images_needs_no_example_to_load(tmp_path):
     for model, x, context in (
         (gm.flows.planar_flow((2,), 2, context_shape=(3,)), np.ones((4, 2), np.float32), np.ones((4, 3), np.float32)),

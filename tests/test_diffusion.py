@@ -433,6 +433,7 @@ def test_posterior_sampling_of_a_gaussian():
         model.sample_posterior(params, jax.random.key(1), jnp.zeros((3, 2)), first_plus_second, noise)
 
 
+@pytest.mark.slow
 def test_posterior_sampling_with_a_context_and_a_curved_observation(key):
     """One context for all or one for each; |x| seen almost without noise is the |x| of the draws."""
     model = gm.flows.diffusion(

@@ -238,3 +238,13 @@ def test_kl_has_not_changed(x64):
 def test_what_is_refused(call, error, message):
     with pytest.raises(error, match=message):
         call(gaussian(0, 1))
+
+
+@pytest.mark.parametrize("kind", [KL(), CrossEntropy(), RenyiDivergence(2.0), ChiSquare()])
+def test_levels_that_neither_law_has_cost_nothing(kind):
+    law = Factorized(CategoricalHead(4), (1,))
+    p, q = ({"raw": jnp.log(jnp.array([row]))} for row in ([0.5, 0.5, 0.0, 0.0], [0.25, 0.75, 0.0, 0.0]))
+    by_formula = discrepancy(Law(law, p), Law(law, q), kind, ClosedForm()).value
+    assert by_formula == pytest.approx(discrepancy(Law(law, p), Law(law, q), kind, Enumerated()).value, rel=1e-6)
+    gradient = jax.grad(lambda raw: law.head.kl(raw, law.head, q["raw"]).sum())(p["raw"])
+    np.testing.assert_allclose(gradient, [[0.274653, -0.274653, 0.0, 0.0]], atol=1e-6)

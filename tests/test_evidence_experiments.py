@@ -42,6 +42,7 @@ def test_the_likelihood_of_a_mixture():
     np.testing.assert_allclose(found, wanted, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_one_component_is_conjugate(key):
     """With 150 data Laplace's approximation is within some hundredths of a nat of the exact evidence, the bound at K = 1."""
     x = model_selection.draw(key, 150)

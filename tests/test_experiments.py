@@ -28,6 +28,7 @@ def density(*arguments, **kwargs):
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, **kwargs)
 
 
+@pytest.mark.slow
 def test_a_table_of_ones_own(tmp_path):
     rng = np.random.default_rng(0)
     x = np.stack([rng.normal(3.0, 2.0, 400), rng.exponential(1.0, 400), rng.normal(0, 1e-3, 400)], 1)

@@ -16,6 +16,7 @@ from genmod.inference import ImportanceSampling, MeanBound, Observed, evidence
 from genmod.losses import ELBO
 from genmod.models import VAE, Filtering, Padded
 from genmod.nets import CausalConv, CausalTransformer, Pointwise, Recurrent, SequenceModule, Stack
+from genmod.training.validation import Measure
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
 NUM_SEM = 4.5
@@ -146,8 +147,24 @@ def test_sequences_of_several_lengths(key):
     jax.tree.map(np.testing.assert_array_equal, slope, same)
     whole = MODEL.padded_loss(params, key, Padded(z, x, np.full(6, LENGTH)))[0]
     np.testing.assert_allclose(whole, MODEL.loss(params, key, (z, x))[0], rtol=1e-5)
+    # Rows count by their weights, and numbers of steps that are not known before run time are moved into 1..T.
+    weight = np.array([1, 0, 2, 0, 0, 3])
+    weighed = jax.jit(lambda n, w: MODEL.padded_loss(params, key, Padded(z, x, n, w), step=jnp.zeros((), int))[0])
+    np.testing.assert_allclose(weighed(num_steps, weight), -np.average(by_row, weights=weight), rtol=1e-5)
+    outside = np.where(num_steps == 1, -3, np.where(num_steps == LENGTH, 300, num_steps))
+    assert weighed(outside, weight) == weighed(num_steps, weight)
+    with pytest.raises(TypeError, match="num_steps must be integers, got float32"):
+        weighed(num_steps.astype("f4"), weight)
     fit = gm.fit(MODEL, Padded(z, x, num_steps), loss_fn=MODEL.padded_loss, key=key, num_steps=3, batch_size=3, progress=False)
     assert np.isfinite(fit.history["nll_nats"]).all()
+
+
+def test_weights_of_padded_rows_in_validation(key):
+    """Blocks of held-out rows count by their weights."""
+    values, weight = np.arange(10_000, dtype="f4"), np.arange(10_000, dtype="f4") % 7 + (np.arange(10_000) > 6_000)
+    rows = Padded(values[:, None], values[:, None], np.ones(10_000, int), weight)
+    measure = Measure(lambda params, key, rows: {"loss": jnp.average(rows.x[:, 0], weights=rows.weight)}, "loss")
+    np.testing.assert_allclose(measure({}, key, rows)["loss"], np.average(values, weights=weight), rtol=1e-5)
 
 
 # --- autoencoders over sequences -----------------------------------------------------------------------------------------------
@@ -263,6 +280,9 @@ def test_the_module_of_a_net_is_the_net(key):
     assert SequenceModule(MODEL.net) == SequenceModule(MODEL.net) and gm.describe(SequenceModule(MODEL.net))
 
 
+PADDED = Padded(*simulated(3, 0), np.array([6, 2, 4]))
+
+
 @pytest.mark.parametrize(
     ("make", "error", "match"),
     [
@@ -279,7 +299,17 @@ def test_the_module_of_a_net_is_the_net(key):
             ValueError,
             "num_steps must have one entry for each of 3 rows",
         ),
+        (
+            lambda: MODEL.padded_loss({}, None, Padded(*simulated(3, 0), np.array([1, 7, 2]))),
+            ValueError,
+            r"num_steps must be in 1\.\.6, got values in 1\.\.7",
+        ),
+        (lambda: MODEL.padded_loss({}, None, Padded(*simulated(3, 0), [0, 1, 2])), ValueError, r"num_steps must be in 1\.\.6"),
+        (lambda: MODEL.padded_loss({}, None, Padded(*simulated(3, 0), np.ones(3))), TypeError, "num_steps must be integers"),
         (lambda: MODEL.log_prob({}, *simulated(3, 0, 5)), ValueError, "must have shape"),
+        (lambda: MODEL.loss({}, None, PADDED), TypeError, "batch must be x, .* got Padded, .*loss_fn=model.padded_loss"),
+        (lambda: gm.fit(MODEL, PADDED, key=jax.random.key(0), num_steps=1), TypeError, "got Padded, .*loss_fn=model.padded_loss"),
+        (lambda: MODEL.loss({}, None, (*simulated(3, 0), None, None)), ValueError, "got a tuple of 4"),
     ],
 )
 def test_bad_parts(make, error, match):

@@ -181,6 +181,15 @@ def test_evidence_samples_and_latents(key):
     z, drawn = simulate(LINEAR, params, key, 50_000)
     both = np.concatenate([z, drawn], 1)
     assert both.shape == (50_000, 7)
+    # The two parts of the bound, and the weights that it is the mean of.
+    parts = LINEAR.rate_distortion(params, np.repeat(x[:, None], 20_000, 1), key=key)
+    log_w = draws_of(lambda x, key: LINEAR.log_weights_one(params, x, None, key, 1)[0], key, 20_000)
+    bounds = -np.asarray(parts.rate + parts.distortion)
+    sem = np.hypot(bounds.std(1), log_w.std(1)) / np.sqrt(20_000)
+    assert parts.rate.shape == parts.distortion.shape == (2, 20_000) and (sem > 1e-3).all()
+    assert (np.abs(bounds.mean(1) - log_w.mean(1)) < NUM_SEM * sem).all()
+    ratio = np.exp(log_w - LOG_P[:, None])
+    assert (np.abs(ratio.mean(1) - 1) < NUM_SEM * ratio.std(1) / np.sqrt(20_000)).all()
     assert (np.abs(both.mean(0)) < NUM_SEM * both.std(0) / np.sqrt(50_000)).all()
     products = both[:, :, None] * both[:, None]
     assert (np.abs(products.mean(0) - COVARIANCE) < NUM_SEM * products.std(0) / np.sqrt(50_000)).all()
@@ -192,6 +201,9 @@ def test_evidence_samples_and_latents(key):
     assert (np.abs(codes.mean(1) - wanted) < NUM_SEM * codes.std(1) / np.sqrt(20_000)).all()
     low, top = LINEAR.split(jnp.asarray(codes[0, 0]))
     np.testing.assert_allclose(jnp.concatenate([low, top]), codes[0, 0])
+    of_list = LINEAR.split([[1, 2, 3, 4]])
+    np.testing.assert_array_equal(jnp.concatenate(of_list, -1), [[1.0, 2.0, 3.0, 4.0]])
+    assert all(part.dtype == jnp.float32 for part in of_list)
     np.testing.assert_allclose(LINEAR.decode_one(exact, jnp.asarray(codes[0, 0])), W @ codes[0, 0, :2], rtol=1e-5)
 
 
@@ -380,6 +392,9 @@ def test_training_reaches_the_entropy():
             r"lowest decoder must give 3 raw numbers, .* got \(4,\)",
         ),
         (lambda: LINEAR.split(jnp.zeros(3)), ValueError, "z must have 4 latents in its last axis"),
+        (lambda: LINEAR.split([0.0, 1.0]), ValueError, r"z must have 4 latents in its last axis, .* got shape \(2,\)"),
+        (lambda: LINEAR.rate_distortion(linear_params(), X), ValueError, "HierarchicalVAE is a random draw: pass key="),
+        (lambda: dataclasses.replace(LINEAR, objective=Normal((2,))), TypeError, "objective of HierarchicalVAE must be .*ELBO"),
         (lambda: LINEAR.log_prob(linear_params(), np.zeros((2, 3), np.float32)), ValueError, "random draw: pass key="),
         (lambda: flows.hierarchical_autoencoder((3,), (2, 0)), ValueError, "latent_dims must hold integers >= 1"),
         (lambda: flows.hierarchical_autoencoder((3,), ()), ValueError, "latent_dims must hold at least one"),

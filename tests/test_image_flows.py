@@ -482,6 +482,7 @@ def test_what_interpolate_and_resample_refuse(key):
         flows.interpolate(gm.models.Dequantized(flow), params, x, x)
 
 
+@pytest.mark.slow
 def test_health_looks_at_the_layers_of_every_scale():
     flow, params, x, context = built("glow_conditional")
     report = gm.health(flow.bijector, params["bijector"], x, context)

@@ -120,7 +120,15 @@ def test_reports_count_what_has_no_weight():
     report = importance_report(jnp.array([0.0, -jnp.inf, 0.0, -jnp.inf]))
     assert report.num_zero == 2 and report.effective_size == 2 and report.largest_share == 0.5
     assert "too few draws for k-hat" in report.problems
-    assert "1 log-weights are NaN" in importance_report(jnp.zeros(100).at[3].set(jnp.nan)).problems
+    assert importance_report(jnp.zeros(100).at[3].set(jnp.nan)).problems == ("1 log-weights are NaN",)
+    nothing = jnp.full(100, -jnp.inf)
+    verdict = "no weight is above zero: no draw of the proposal lies in the support of p"
+    assert importance_report(nothing).problems == (verdict,) and str(importance_report(nothing)).endswith(verdict)
+    assert importance_report(nothing).log_normalizer == -np.inf == importance_report(nothing).unseen_nats
+    assert importance_report(nothing.at[3].set(jnp.nan)).problems == ("1 log-weights are NaN", verdict)
+    assert "outweighs all draws by inf nats" in importance_report(nothing, jnp.zeros(1)).problems[-1]
+    assert importance_report(jnp.zeros(100).at[3].set(jnp.inf)).problems == ("a weight is infinite",)
+    assert importance_report(jnp.zeros(100), jnp.array([0.0, jnp.nan])).problems == ("a log-weight at a probe is NaN",)
 
 
 @pytest.mark.parametrize(

@@ -46,6 +46,17 @@ def test_scikit_learn(name, dim, x64):
     assert name == "gaussian" or found[9] == -np.inf
 
 
+@pytest.mark.parametrize("offset", [1e4, 1e6])
+def test_float32_far_from_the_origin(offset):
+    """Of a correlation of .99: whitened about the origin, log p was wrong by .01 and by 1 nat."""
+    z = np.random.default_rng(0).standard_normal((500, 2))
+    x = (z @ np.array([[1.0, 0.99], [0.0, np.sqrt(1 - 0.99**2)]]) + offset).astype(np.float32)
+    model, weight = KernelDensity((2,)), np.random.default_rng(1).random(500)
+    for w in (None, weight):
+        peer = stats.gaussian_kde(x.T.astype(np.float64), weights=w)
+        np.testing.assert_allclose(model.log_prob(model.of_data(x, w), x[:50]), peer.logpdf(x[:50].T), atol=1e-4)
+
+
 def test_infinitely_many_data(x64):
     """.4 N(-2, 1) + .6 N(3, .7^2) as weighted nodes: its estimate with h = .3 is the density smoothed."""
     nodes = np.linspace(-12.0, 12.0, 1_601)
@@ -129,6 +140,9 @@ def test_it_is_a_model_without_anything_to_train(key):
         (lambda: FixedBandwidth(0.0), ValueError, "value must be > 0"),
         (lambda: LeaveOneOut(low=2.0, high=1.0), ValueError, "low < high"),
         (lambda: KernelDensity((2,)).of_data(X, np.ones(3)), ValueError, r"one entry for each of 80 rows, got shape \(3,\)"),
+        (lambda: KernelDensity((2,)).of_data(X * np.inf), ValueError, "x must be finite"),
+        (lambda: KernelDensity((2,)).of_data(X, np.zeros(80)), ValueError, "at least 1 row .*, got 0"),
+        (lambda: KernelDensity((2,)).of_data(X, X[:, 0] - 9.0), ValueError, "weight must be finite and >= 0"),
         (lambda: KernelDensity((3,)).of_data(X), ValueError, r"x must have shape \(n,\) \+ \(3,\)"),
     ],
 )

@@ -233,7 +233,7 @@ def test_a_chain_goes_on_from_its_state():
     np.testing.assert_allclose(state.score["b"], again.score["b"], rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("dtype", [jnp.float16, jnp.float64])
+@pytest.mark.parametrize("dtype", [pytest.param(jnp.float16, marks=pytest.mark.slow), jnp.float64])
 @by_name
 def test_positions_keep_their_dtype(name, dtype, x64):
     if name == "independence":

@@ -91,6 +91,7 @@ def series(labels):
     return pytest.importorskip("pandas").Series(labels, name="class")
 
 
+@pytest.mark.slow
 def test_axes_of_labels_are_batch_axes(flow, key):
     model, params = flow
     one = np.array([0.0, 0.0, 1.0], np.float32)

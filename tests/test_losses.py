@@ -56,6 +56,8 @@ def test_nll_is_the_mean_with_its_standard_error():
 def test_one_value_has_no_standard_error():
     mean, sem = mean_and_sem(jnp.array([2.0]))
     assert mean == 2.0 and jnp.isnan(sem)
+    mean, sem = mean_and_sem(np.array([1, 2]), np.array([1.0, 1.0]))  # integers are real numbers
+    assert mean == 1.5 and sem == 0.5
 
 
 def test_standard_error_covers(key):

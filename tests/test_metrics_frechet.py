@@ -87,6 +87,14 @@ def bias(squares, n, m):
     return (1 / n + 1 / m) * pairs / 2 + squares.sum() * (1 / n + 1 / m)
 
 
+def test_a_constant_sample():
+    """(mean + variance) of the other, with the error of a mean of squares."""
+    y = np.random.default_rng(0).normal(size=(400, 3))
+    for found in (extrapolated_frechet_distance(np.ones((50, 3)), y), extrapolated_frechet_distance(y, np.ones((50, 3)))):
+        assert abs(found.value - 6.0) < 4 * found.sem
+        assert found.sem == pytest.approx(np.sqrt(np.sum((y - 1) ** 2, 1).var(ddof=1) / 400), rel=0.05)
+
+
 def test_small_samples_are_too_far_apart_and_extrapolated_ones_are_not():
     rng, truth = np.random.default_rng(6), 0.2**2 + 0.1**2 * (SCALES**2).sum()
     pairs = [(draws(rng, 400, 0.2, 1.1), draws(rng, 600)) for _ in range(40)]

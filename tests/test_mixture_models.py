@@ -1,5 +1,6 @@
 """Mixtures and EM: against scikit-learn sweep by sweep, against quadratures and enumerations, and where data degenerate."""
 
+import dataclasses
 import itertools
 import math
 
@@ -13,6 +14,7 @@ from scipy import stats
 from sklearn.mixture import GaussianMixture as PeerMixture
 
 import genmod as gm
+from genmod.core.event import Real
 from genmod.core.spread import spread_rows, uniform_rows
 from genmod.densities import (
     CategoricalComponents,
@@ -24,6 +26,7 @@ from genmod.densities import (
 )
 from genmod.densities.covariances import factor_of, floored_factor
 from genmod.models import Mixture, mixture_of_gaussians, mixture_of_levels
+from genmod.models.base import EMModel
 from genmod.training import fit_em
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
@@ -153,6 +156,78 @@ def test_float32_far_from_the_origin(key):
     np.testing.assert_allclose(fit.params["components"]["mean"], mean, atol=1e-2)
     scatter = [np.cov(x.T, aweights=held[:, k], bias=True) for k in range(3)]
     np.testing.assert_allclose(covariances(fit.params), scatter, atol=1e-2)
+
+
+# --- the end of a run ----------------------------------------------------------------------------------------------------------
+
+
+def test_rounding_is_no_end():
+    """Data times 2^45 take 90 log 2 off J, whose eps is then above the tolerance: float32 ends as high as float64."""
+    x, model, scale = np.random.default_rng(0).standard_normal((400, 2)), mixture_of_gaussians((2,), 2), 2.0**45
+    x[:100] += 2.0
+    with jax.enable_x64(True):
+        start = model.init(jax.random.key(0), x)  # one from which the way is long
+        wanted = float(fit_em(model, x, params=start, num_sweeps=600).objective) - 2 * math.log(scale)
+    start = jax.tree.map(lambda a: np.asarray(a, np.float32), start)
+    covariance = start["components"]["covariance"]
+    start["components"] = {
+        "mean": start["components"]["mean"] * np.float32(scale),
+        "covariance": {
+            "log_scale": covariance["log_scale"] + np.float32(math.log(scale)),
+            "lower": covariance["lower"] * np.float32(scale),
+        },
+    }
+    fit = fit_em(model, (x * scale).astype(np.float32), params=start, num_sweeps=600)
+    assert fit.converged
+    np.testing.assert_allclose(fit.objective, wanted, atol=1e-4)  # the first sweep that rounds to nothing is 1e-2 below
+    assert fit.objective == np.nanmax(fit.history) == fit.objectives[0]
+
+
+@dataclasses.dataclass(frozen=True)
+class Overshooting(EMModel):
+    """N(mean, 1), whose M-step goes `reach` times as far as it should."""
+
+    reach: float
+
+    @property
+    def num_free(self):
+        return 1
+
+    @property
+    def event(self):
+        return Real((1,))
+
+    def _init(self, key, x, context):
+        return x.mean(0) + 1.0
+
+    def log_prob_one(self, params, x, context=None, key=None):
+        return jax.scipy.stats.norm.logpdf(x - params).sum()
+
+    def sample_one(self, params, key, context=None):
+        return params + jax.random.normal(key, (1,), params.dtype)
+
+    def loss(self, params, key, batch, *, step=None):
+        raise NotImplementedError
+
+    def e_step(self, params, x, weight):
+        log_prob = jax.scipy.stats.norm.logpdf(x[:, 0] - params)
+        return log_prob, (weight.sum(), jnp.sum(weight[:, None] * (x - params[None]), 0))
+
+    def m_step(self, params, statistics):
+        return params + self.reach * statistics[1] / statistics[0]
+
+
+@pytest.mark.parametrize(("reach", "converged", "num_sweeps"), [(1.0, True, 2), (2.5, False, 1)])
+def test_a_fall_is_no_convergence(reach, converged, num_sweeps, x64):
+    """Of J = c - d^2 / 2, d = 1, 0, 0 or 1, -1.5: the best of them is what is found."""
+    x = np.array([[1.0], [2.0], [4.5]])
+    fit = fit_em(Overshooting(reach), x, params=np.array([3.5]))
+    ends = np.array([1.0, 0.0, 0.0] if converged else [1.0, 1.5])
+    history = stats.norm.logpdf(x[:, 0] - 2.5).mean() - ends**2 / 2
+    np.testing.assert_allclose(fit.history[0, : num_sweeps + 1], history, rtol=1e-12)
+    assert np.isnan(fit.history[0, num_sweeps + 1 :]).all() and bool(fit.converged) == converged
+    np.testing.assert_allclose(fit.objective, history.max(), rtol=1e-12)
+    np.testing.assert_allclose(fit.params, 2.5 if converged else 3.5, rtol=1e-12)
 
 
 # --- starts --------------------------------------------------------------------------------------------------------------------

@@ -173,6 +173,8 @@ def _adam():
         (lambda: fit_ngram(NGram(WORDS), np.array([[0, 3, 1, 1]])), ValueError, r"x must be integers in 0\.\.2"),
         (lambda: fit_ngram(NGram(WORDS), np.zeros((0, 4), int)), ValueError, "x must hold at least one event"),
         (lambda: fit_ngram(NGram(WORDS), some("tokens"), weight=np.ones(3)), ValueError, "weight must be 40 finite numbers"),
+        (lambda: fit_ngram(NGram(WORDS), np.zeros(9, int)), ValueError, r"got shape \(9,\); a stream is x\[None\]"),
+        (lambda: fit_ngram(NGram(WORDS), some("tokens"), estimate=lambda counts: counts), ValueError, "estimate must give prob"),
         (lambda: NGram(gm.Levels((0,), 3)), ValueError, "a sequence of at least one token"),
         (lambda: NGram(gm.Levels((2, 2), 3)), ValueError, "a sequence of at least one token"),
         (lambda: NGram(gm.Real((3,))), TypeError, "event must be gm.Tokens or gm.Levels"),

@@ -133,6 +133,32 @@ def test_what_it_is_at_the_start(key):
     np.testing.assert_allclose(tiny.log_prob(same, x, key=key), PLAIN.log_prob(plain, x, key=key), rtol=1e-4)
 
 
+def test_the_price_of_a_level(key):
+    """In a hierarchical VAE: the KL of that level's function, one level's or both."""
+    model = gm.flows.hierarchical_autoencoder((2,), (1, 1), head=NormalHead(0.3), hidden_sizes=(2,))
+    random = [RandomFunctionPosterior(level.posterior, 3 + i) for i, level in enumerate(model.levels)]
+    levels = (dataclasses.replace(level, posterior=own) for level, own in zip(model.levels, random, strict=True))
+    model = dataclasses.replace(model, levels=tuple(levels))
+    x, rng = jax.random.normal(key, (8, 2)), np.random.default_rng(0)
+    params = jax.tree.map(lambda p: p + np.asarray(0.3 * rng.standard_normal(p.shape), p.dtype), model.init(key, x))
+    price = [law.function_kl(own["law"]) for law, own in zip(random, params["posterior"], strict=True)]
+    assert min(price) > 0.01 and abs(price[0] - price[1]) > 0.01
+    penalized = model
+    for i, law in enumerate(random):
+        np.testing.assert_array_equal(FunctionKL(law, i + 1)(params), price[i])
+        penalized = Penalized(penalized, FunctionKL(law, level=i + 1), 8)
+    loss, metrics = penalized.loss(params, key, x)
+    np.testing.assert_allclose(metrics["penalty_nats"], sum(price) / 8, rtol=1e-5)
+    np.testing.assert_allclose(loss, model.loss(params, key, x)[0] + sum(price) / 8, rtol=1e-5)
+    for level in (None, 3):
+        with pytest.raises(ValueError, match=rf"level must be in 1\.\.2, .* got {level}"):
+            FunctionKL(random[0], level)(params)
+    with pytest.raises(ValueError, match="level must be None for a model without levels"):
+        FunctionKL(POSTERIOR, 1)({"posterior": {}})
+    with pytest.raises(ValueError, match="level must be an integer >= 1, got 0"):
+        FunctionKL(POSTERIOR, 0)
+
+
 def test_it_closes_the_gap_of_a_weak_encoder(key):
     """A linear encoder of a curve: the same number of steps, the same family of posteriors, so the difference is amortisation."""
     x = np.asarray(PLAIN.sample(PLAIN.init(key, np.zeros((2, 2), "f4")), key, (600,)))

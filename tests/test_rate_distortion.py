@@ -139,6 +139,9 @@ def test_mistakes(options, match, key):
 def test_other_mistakes(key):
     with pytest.raises(TypeError, match=r"model must have an ELBO as its objective, whose beta is changed, got IWAE\("):
         rate_distortion_curve(pca(objective=gm.losses.IWAE(5)), rows(), rows(), betas=[1.0], key=key)
+    penalized = gm.models.Penalized(pca(), gm.call(jnp.zeros, ()), 10)
+    with pytest.raises(TypeError, match=r"model must be a LatentModel such as gm\.models\.VAE, got Penalized: "):
+        rate_distortion_curve(penalized, rows(), rows(), betas=[1.0], key=key)
     with pytest.raises(ValueError, match="validation must be events to measure on, got None"):
         rate_distortion_curve(pca(), rows(), None, betas=[1.0], key=key)
     with pytest.raises(ValueError, match="without free_bits"):

@@ -104,6 +104,45 @@ def test_attempts_run_out_and_densities_fail():
     assert broken.num_failed > 0 and not broken.is_exact and (broken.positions <= 0.5).all() and "are NaN" in str(broken)
 
 
+def normal(key):
+    x = jax.random.normal(key)
+    return x, log_normal(x)
+
+
+def log_normal(x):
+    return jax.scipy.stats.norm.logpdf(x)
+
+
+def rare(x):
+    """Uniform on [3, 3.1], of mass 3.8e-4 under N(0, 1); up to a constant."""
+    return jnp.where((x > 3) & (x < 3.1), 0.0, -jnp.inf)
+
+
+def test_a_support_that_is_not_found():
+    with pytest.raises(ValueError, match="no draw lies in the support: log_prob_fn is -inf or NaN at all num_draws=500 draws"):
+        find_log_bound(jax.random.key(2), rare, normal, log_normal, num_draws=500, num_steps=2)
+    with pytest.raises(ValueError, match="log_prob_fn must be finite relative to the proposal, got a log f - log q of inf"):
+        find_log_bound(KEY, lambda x: jnp.where(x > 0.5, jnp.inf, 0.0), uniform, lambda x: 0.0 * x, num_steps=2)
+    never = empirical_supremum_rejection(KEY, lambda x: jnp.where(x > 9, 0.0, -jnp.inf), normal, num_draws=5, max_attempts=2_000)
+    assert never.num_accepted == 0 and never.largest_excess == -np.inf and not never.is_exact
+    assert "NOT EXACT: the bound is -inf nats" in str(never) and "no proposal was in the support" in str(never)
+    # A first block without any is no bound: what is found later sets it, and breaks none.
+    found = empirical_supremum_rejection(KEY, rare, normal, num_draws=200, block_size=100)
+    assert found.is_complete and ((found.positions > 3) & (found.positions < 3.1)).all()
+    np.testing.assert_allclose(found.log_bound, 0.5 * 3.1**2 + 0.5 * np.log(2 * np.pi), atol=0.02)
+    assert 0 < found.largest_excess < 0.305  # what log f - log q spans there
+    assert abs(found.log_normalizer - np.log(0.1)) < NUM_SEM * found.acceptance_sem / found.acceptance_rate
+
+
+@pytest.mark.parametrize("bound", [-np.inf, np.nan])
+def test_a_bound_that_is_not_finite(bound):
+    with pytest.raises(ValueError, match=f"log_bound must be finite, got {bound}"):
+        rejection_sample(KEY, log_beta, uniform, bound, num_draws=5)
+    traced = jax.jit(lambda bound: rejection_sample(KEY, log_beta, uniform, bound, num_draws=5, max_attempts=20, block_size=10))
+    assert not traced(bound).is_exact and traced(bound).num_accepted == 0 and f"the bound is {bound} nats" in str(traced(bound))
+    assert traced(LOG_BOUND).is_exact and traced(LOG_BOUND).is_complete
+
+
 def test_integers_are_drawn_too():
     p, num = np.array([0.5, 0.0, 0.2, 0.3]), 5_000
     log_p = jnp.log(jnp.asarray(p, jnp.float32))

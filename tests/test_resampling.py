@@ -60,6 +60,36 @@ def test_without_replacement():
         gumbel_top_k(KEY, LOG_WEIGHTS, 6)
 
 
+@pytest.mark.parametrize("resampler", [multinomial_resampling, stratified_resampling, systematic_resampling, gumbel_top_k])
+def test_weights_that_are_none(resampler):
+    """NaN is a weight of zero, and a choice among zeros alone is refused."""
+    broken = LOG_WEIGHTS.at[1].set(jnp.nan)
+    np.testing.assert_array_equal(resampler(KEY, broken, 4), resampler(KEY, LOG_WEIGHTS, 4))
+    for nothing in (jnp.full(5, -jnp.inf), jnp.full(5, jnp.nan)):
+        with pytest.raises(ValueError, match="^log_weights must hold a weight above zero, got only -inf or NaN"):
+            resampler(KEY, nothing, 4)
+        with pytest.raises(ValueError, match=r"^draws\.log_weights must hold a weight above zero"):
+            sampling_importance_resampling(KEY, WeightedDraws(jnp.arange(5.0), nothing), 4, resampler=resampler)
+        assert jax.jit(resampler, static_argnums=2)(KEY, nothing, 4).shape == (4,)
+    with pytest.raises(ValueError, match="log_weights must be below inf, got inf"):
+        resampler(KEY, LOG_WEIGHTS.at[1].set(jnp.inf), 4)
+
+
+def test_many_weights_in_single_precision():
+    """Each of 2^21 - 1 equal weights survives; of unequal ones, each as often as its share in double precision says."""
+    num = 2**21 - 1
+    np.testing.assert_array_equal(systematic_resampling(KEY, jnp.full(num, -3.3), num), np.arange(num))
+    log_w = jax.random.normal(KEY, (num,))
+    share = np.exp(np.asarray(log_w, np.float64))
+    share *= num / share.sum()
+    found = np.bincount(systematic_resampling(KEY, log_w, num), minlength=num)
+    # One by the scheme, and roundings of the exponential, the total and their product: a few eps of each share.
+    assert (np.abs(found - share) < 1 + 1e-6 * (1 + share)).all()
+    assert np.abs(np.cumsum(found) - np.cumsum(share)).max() < 1 + 8 * 2**-24 * num
+    high = np.bincount(multinomial_resampling(KEY, jnp.zeros(num), num) % 64, minlength=64)
+    assert (np.abs(high - num / 64) < NUM_SEM * np.sqrt(num / 64)).all()
+
+
 def law_of_resampled(num):
     """The exact law of one draw among `num` proposals: over all counts of the three states, multinomial under Q."""
     law = np.zeros(3)

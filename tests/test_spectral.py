@@ -1,5 +1,6 @@
 """Spectral normalisation against the singular value decomposition of NumPy."""
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -35,6 +36,15 @@ def test_every_kernel_has_the_bound(module, x, key):
         np.testing.assert_allclose(after, before * (0.7 / largest(before)), rtol=1e-5, atol=1e-6)
     same = jax.tree.map(lambda a, b: bool((a == b).all()), params, found)
     assert not any(kernels(same)) and all(leaf for path, leaf in jax.tree.leaves_with_path(same) if path[-1].key != "kernel")
+
+
+def test_kernels_of_heads(key):
+    """The layer inputs -> (heads, dim) may be larger than the bound by sqrt(min(heads, dim)): one input, orthonormal heads."""
+    heads = nn.DenseGeneral((3, 3), use_bias=False)
+    params = {"kernel": 5.0 * jnp.eye(3)[None]}
+    found, _ = spectrally_normalized(params, spectral_state(key, params), num_iterations=200)
+    np.testing.assert_allclose(largest(found["kernel"]), 1.0, rtol=1e-5)
+    np.testing.assert_allclose(jnp.linalg.norm(nets.apply(heads, found, jnp.ones(1))), np.sqrt(3), rtol=1e-5)
 
 
 def test_the_state_converges_while_training_goes_on(key):
@@ -122,4 +132,6 @@ def test_mistakes(call, match, key):
     params = nets.init(nets.MLP((4,)), key, X)
     with pytest.raises(ValueError, match=match):
         call(params, spectral_state(key, params))
+    with pytest.raises(TypeError, match=r"module must be a Linen module, an instance .*, got <class 'genmod\.nets\..*MLP'>"):
+        nets.SpectralNorm(nets.MLP)
     assert isinstance(spectral_state(key, params), Fixed)

@@ -62,13 +62,30 @@ def test_draws_agree_and_others_do_not(table):
     assert uniform.compare(draws).z > 20
     np.testing.assert_array_equal(table.states[table.places(draws[:50])], draws[:50])
     without = table._replace(log_prob=np.where(np.arange(8) == 3, -np.inf, table.log_prob))
-    assert without.compare(table.states[[3, 3, 1]]).num_impossible == 2
+    assert without.compare(table.states[[3, 3] + 20 * [1, 2]]).num_impossible == 2
 
 
 def test_chi_square_has_its_own_expectation_and_variance(table):
     """The mean of z over many samples is 0 and its variance 1, also where a cell expects few draws."""
     z = [table.compare(table.sample(jax.random.key(i), (200,))).z for i in range(400)]
     assert abs(np.mean(z)) < 4 / np.sqrt(400) and 0.6 < np.std(z) < 1.4
+
+
+def test_states_of_few_draws_are_compared_too():
+    uniform = ExactTable(gm.Levels((12,), 2), states(gm.Levels((12,), 2)), np.full(4096, -np.log(4096)), 0.0)
+    found = uniform.compare(uniform.sample(jax.random.key(1), (10_000,)))
+    assert found.cells > 1_000 and abs(found.z) < 4
+    assert uniform.compare(np.zeros((10_000, 12), np.uint8)).z > 1_000
+    with pytest.raises(ValueError, match="draws must be enough for two cells"):
+        uniform.compare(np.zeros((6, 12), np.uint8))
+
+
+def test_one_context_is_one(key):
+    law = gm.densities.Amortized(gm.densities.Factorized(gm.densities.CategoricalHead(3), (1,)), (2,))
+    params = jax.tree.map(lambda a: a + 1.0, law.init(key, jnp.zeros((4, 1), jnp.uint8), jnp.ones((4, 2))))
+    assert abs(gm.exact(law, params, jnp.array([1.0, 0.0])).log_normalizer) < 1e-6
+    with pytest.raises(ValueError, match="context must have shape"):
+        gm.exact(law, params, jnp.ones((3, 2)))
 
 
 @pytest.mark.parametrize("event", [gm.Tokens(3, 3, end=1), gm.Tokens(70, 2, end=0), gm.Levels((2, 2), 3)])

@@ -65,6 +65,7 @@ def test_against_scipy(x64):
     assert target.likelihood is gm.Likelihood.UNNORMALIZED and ThreeGaussians(3).likelihood is gm.Likelihood.EXACT
 
 
+@pytest.mark.slow
 def test_tails_that_are_learned(key, x64):
     """Starts as a Student law of `df`; the variance df / (df - 2) has the gradient -2 / (df - 2)^2 in df = 1 + exp(raw)."""
     law = LearnedStudentT((2,), df=9.0)

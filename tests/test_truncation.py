@@ -76,6 +76,15 @@ def test_tempered_by_enumeration():
     np.testing.assert_array_equal(tempered(LOGITS, 1.0), LOGITS)
 
 
+@pytest.mark.parametrize("temperature", [1e-38, 1e-30, 1e-3])
+def test_tempered_to_the_most_likely(temperature):
+    """However low the temperature is, equally likely levels share what there is."""
+    log_p = jnp.log(jnp.array([[0.2, 0.4, 0.0, 0.4], [0.1, 0.6, 0.2, 0.1]]))
+    wanted = [[0.0, 0.5, 0.0, 0.5], [0.0, 1.0, 0.0, 0.0]]
+    np.testing.assert_array_equal(jax.nn.softmax(tempered(log_p, temperature)), wanted)
+    np.testing.assert_array_equal(jax.nn.softmax(jax.jit(tempered)(log_p, temperature)), wanted)
+
+
 @pytest.mark.parametrize(
     ("call", "match"),
     [

@@ -87,6 +87,9 @@ def test_use_of_codes():
     codes, weight = jnp.array([[0, 0], [1, 2], [3, 3]]), jnp.array([1.0, 2.0, 0.0])
     share = np.array([2, 2, 2]) / 6
     np.testing.assert_allclose(code_usage(codes, 5, weight), (np.exp(-(share * np.log(share)).sum()), 0.6), rtol=1e-6)
+    for kind in (int, bool, jnp.bfloat16):
+        same = code_usage(codes[:2], 5, jnp.ones(2, kind))  # codes 0, 0, 1, 2
+        np.testing.assert_allclose(same, (np.exp(1.5 * np.log(2)), 0.6), rtol=1e-6)
     law = UniformLevels((2,), 3)
     drawn = law.sample({}, jax.random.key(0), 9_000)
     counts = np.bincount(np.asarray(drawn) @ np.array([3, 1]), minlength=9)
@@ -133,6 +136,8 @@ def test_the_loss_and_its_parts(key):
     share = counts[counts > 0] / counts.sum()
     np.testing.assert_allclose(metrics["code_perplexity"], np.exp(-(share * np.log(share)).sum()), rtol=1e-5)
     assert metrics["codes_used"] == len(share) / 4
+    whole, own = jax.jit(MODEL.loss)(params, key, gm.Batch(STATES, None, weight.astype(int)))
+    np.testing.assert_allclose((whole, own["code_perplexity"]), (loss, metrics["code_perplexity"]), rtol=1e-6)
     # The encoder gets the decoder's gradient at the codes, and the pull of commitment.
     x = jnp.asarray(STATES[:1])
     plain = dataclasses.replace(MODEL, commitment=0.0)
@@ -195,6 +200,18 @@ def test_it_ends_at_the_optimum_of_k_means(key):
     np.testing.assert_allclose(gm.evaluate(model, fit.params, x)["nll_upper_bound_nats"], wanted, rtol=1e-4)
 
 
+@pytest.mark.parametrize("value", [0.0, 0.1, -3e5])
+def test_codes_differ_where_features_do_not(value, key):
+    """At the start and after a restart, all codes lie within a few hundredths of the feature's size, or of 1, of a constant."""
+    x = np.full((16, 2), value, np.float32)
+    model = VQVAE((2,), Identity(), Identity(), NormalHead(1.0), (), 8, 2)
+    params = model.init(key, x)
+    restarted = model.restart_dead_codes(params | {"codebook": params["codebook"] + 1e7}, key, x)
+    for codebook, least in ((params["codebook"], 8), (restarted["codebook"], 7)):  # one of equally far codes is in use
+        near = np.abs(codebook - np.float32(value)).max(1) < 0.06 * max(1.0, abs(value))
+        assert near.sum() >= least and len(np.unique(codebook, axis=0)) == 8
+
+
 def test_contexts_and_convolutions(key):
     """Networks and prior see the context; an encoder may keep its positions."""
     prior = Amortized(CODES, (2,))
@@ -225,7 +242,10 @@ def test_contexts_and_convolutions(key):
     [
         (lambda: dataclasses.replace(MODEL, num_codes=0), ValueError, "num_codes must be an integer >= 1, got 0"),
         (lambda: dataclasses.replace(MODEL, code_dim=0), ValueError, "code_dim must be an integer >= 1, got 0"),
-        (lambda: dataclasses.replace(MODEL, commitment=-1.0), ValueError, "commitment must be >= 0, got -1.0"),
+        (lambda: dataclasses.replace(MODEL, commitment=-1.0), ValueError, r"commitment must be >= 0 and finite, got -1\.0"),
+        (lambda: dataclasses.replace(MODEL, commitment=np.inf), ValueError, "commitment must be >= 0 and finite, got inf"),
+        (lambda: dataclasses.replace(MODEL, commitment=None), TypeError, "commitment must be a number, got None"),
+        (lambda: dataclasses.replace(MODEL, commitment="0.25"), TypeError, "commitment must be a number, got '0.25'"),
         (lambda: dataclasses.replace(MODEL, prior="uniform"), TypeError, "prior must be a Distribution, got 'uniform'"),
         (
             lambda: dataclasses.replace(MODEL, prior=UniformLevels((2,), 5)),

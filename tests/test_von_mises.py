@@ -198,6 +198,25 @@ def test_the_head_starts_uniform_and_is_bounded(key):
         VonMisesHead(0.0)
 
 
+@pytest.mark.parametrize("limit", [1e-25, 0.3, 1e4, 1e12])
+def test_the_head_is_bounded_at_any_size(limit):
+    """kappa and its slopes by exact arithmetic of float64 and by the limit, far beyond the squares that float32 holds."""
+    head = VonMisesHead(limit)
+    sizes = 10.0 ** np.arange(-30, 38)
+    direction = np.array([0.6, -0.8])
+    raw = jnp.asarray(sizes[:, None] * direction, jnp.float32)
+    g = sizes * (1 + sizes**2)
+    kappa = 1 / np.hypot(1 / g, 1 / limit)
+    np.testing.assert_allclose(head.natural(raw) / limit, kappa[:, None] / limit * direction, rtol=1e-5, atol=1e-37)
+    slopes = np.asarray(jax.jit(jax.vmap(jax.jacobian(head.natural)))(raw), np.float64)
+    assert np.isfinite(slopes).all()
+    across = np.array([0.8, 0.6])  # the slope across is kappa / |r|, and vanishes far out, but is not 0
+    large = kappa / sizes > 1e-35
+    np.testing.assert_allclose(
+        (slopes @ across)[large] / (kappa / sizes)[large, None], across * np.ones((large.sum(), 1)), rtol=1e-3
+    )
+
+
 def test_a_network_sees_points_of_the_circle(key):
     z, context = jnp.array([0.3, -2.0]), jnp.array([1.5])
     net = gm.nets.OnCircle(gm.nets.FlatNet(gm.nets.MLP((4,)), 3))

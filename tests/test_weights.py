@@ -47,6 +47,20 @@ def test_the_shape_where_there_is_no_tail(key):
     assert 0.7 < pareto_k_hat(80.0 * jax.random.normal(key, (1_000,))) < 100
 
 
+def test_weights_of_zero_count_for_nothing(key):
+    """Among draws that cannot be, the tail is that of the others alone."""
+    log_w, nothing = 1.5 * jax.random.normal(key, (100,)), jnp.full(300, -jnp.inf)
+    alone, among = pareto_smoothed(log_w), pareto_smoothed(nothing.at[1::3].set(log_w))
+    np.testing.assert_allclose(among.k_hat, alone.k_hat, rtol=1e-5)
+    np.testing.assert_allclose(among.log_weights[1::3], alone.log_weights, rtol=1e-5, atol=1e-5)
+    assert jnp.isneginf(among.log_weights.reshape(100, 3)[:, ::2]).all()
+    # Of twenty the tail has four draws.
+    few = nothing.at[:20].set(jnp.linspace(-0.5, 0.5, 20))
+    np.testing.assert_array_equal(pareto_smoothed(few).log_weights, few)
+    for log_w in (few, nothing, jnp.zeros(300).at[3].set(jnp.nan), jnp.zeros(300).at[3].set(jnp.inf)):
+        assert np.isnan(pareto_k_hat(log_w))
+
+
 def test_smoothed_weights(key, x64):
     """The tail becomes the quantiles of the law that generated it; order, scale and the weights below the tail stay."""
     num, k = 4_000, 0.6

@@ -27,6 +27,25 @@ class Batch(NamedTuple):
     weight: Any = None
 
 
+def to_batch(name: str, data: Any) -> Batch:
+    """`data` as a Batch, unchecked: a Batch as it is, else x, (x, context) or (x, context, weight).
+
+    Raises TypeError for another NamedTuple, whose third field is no weight, and ValueError for a tuple of another length.
+    """
+    if isinstance(data, Batch):
+        return data
+    if not isinstance(data, tuple):
+        return Batch(data)
+    if type(data) is not tuple:
+        raise TypeError(
+            f"{name} must be x, (x, context) or gm.Batch(x, context, weight), got {type(data).__name__}, which wants a loss that "
+            "knows its fields: pass loss_fn=... (for gm.models.Padded, loss_fn=model.padded_loss), or make a gm.Batch of it"
+        )
+    if not 1 <= len(data) <= 3:
+        raise ValueError(f"{name} must be x, (x, context) or (x, context, weight), got a tuple of {len(data)}")
+    return Batch(*data)
+
+
 def vmap_events(fn: Callable, in_axes: Any = 0) -> Callable:
     """`jax.vmap` over events."""
     return jax.vmap(fn, in_axes, axis_name=EVENTS)

@@ -228,7 +228,7 @@ class Distribution(Description, abc.ABC):
         if not self.reparameterized:
             raise ValueError(
                 f"draws of {type(self).__name__} do not carry the gradient of all its parameters; take another distribution "
-                "for reverse KL, or sample and log_prob where no gradient is wanted"
+                "for reverse KL, or sample and log_prob (samplers.proposal_of) where no gradient is wanted"
             )
         return self._sample_and_log_prob(params, key, shape, context)
 

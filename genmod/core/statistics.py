@@ -10,9 +10,11 @@ def mean_and_sem(values: Any, weight: Any = None) -> tuple[Any, Any]:
     """Mean of (n,) values and its standard error, s / sqrt(n) with the n - 1 variance (nan for n = 1).
 
     With weights w, (n,): sum w v / sum w and sqrt(sum w^2 (v - mean)^2 n / (n - 1)) / sum w; equal weights change nothing.
-    NumPy arrays stay in NumPy (float64 sums where they are float64); JAX arrays are traceable, in their own precision.
+    NumPy arrays stay in NumPy (float64 sums where they are float64); JAX arrays are traceable, in their own precision. Integers
+    count as real numbers.
     """
     xp = np if isinstance(values, np.ndarray) else jnp
+    values = values if xp.issubdtype(values.dtype, xp.floating) else values.astype(float)
     n = values.shape[0]
     share = None if weight is None else weight.astype(values.dtype) / xp.maximum(weight.sum(), xp.finfo(values.dtype).tiny)
     mean = values.mean() if share is None else xp.sum(share * values)

@@ -46,12 +46,14 @@ class Strings:
     test: np.ndarray
 
     def encode(self, strings: Sequence[str]) -> np.ndarray:
-        """Rows of tokens, (n, max_length); raises ValueError as `strings`, and for strings that are too long."""
+        """Rows of tokens, (n, max_length); raises as `strings`, and ValueError for strings that are too long."""
+        if isinstance(strings, str):
+            raise TypeError(f"strings must be a sequence of them, got one string: write [{strings!r}]")
         return _rows(strings, self.alphabet, self.event.max_length)
 
     def decode(self, tokens: Any) -> list[str]:
-        """The strings of rows of tokens, (n, T), up to their end."""
-        rows = np.asarray(tokens)
+        """The strings of rows of tokens, (n, T), up to their end; raises ValueError for other shapes and tokens."""
+        rows = _checked(tokens, 2, len(self.alphabet) + 1)
         symbols = "\0" + self.alphabet
         return ["".join(symbols[t] for t in row[np.cumsum(row == self.event.end) == 0]) for row in rows]
 
@@ -126,8 +128,8 @@ class CharacterStream:
         return _tokens(text, self.alphabet)
 
     def decode(self, tokens: Any) -> str:
-        """The text of tokens, (n,)."""
-        return "".join(self.alphabet[t] for t in np.asarray(tokens))
+        """The text of tokens, (n,); raises ValueError for other shapes and tokens."""
+        return "".join(self.alphabet[t] for t in _checked(tokens, 1, len(self.alphabet)))
 
     def __repr__(self) -> str:
         sizes = f"train={self.train.shape}, validation={self.validation.shape}"
@@ -235,6 +237,16 @@ def _rows(lines: Sequence[str], alphabet: str, length: int) -> np.ndarray:
             raise ValueError(f"string {i} must have at most {length} characters, got {len(line)}")
         rows[i, : len(line)] = _tokens(line, alphabet) + 1
     return rows
+
+
+def _checked(tokens: Any, rank: int, num: int) -> np.ndarray:
+    """Tokens 0 .. num - 1 in an array of `rank` axes."""
+    tokens = np.asarray(tokens)
+    if tokens.ndim != rank:
+        raise ValueError(f"tokens must have {rank} ax{'i' if rank == 1 else 'e'}s, got shape {tokens.shape}")
+    if tokens.size and not (np.issubdtype(tokens.dtype, np.integer) and tokens.min() >= 0 and tokens.max() < num):
+        raise ValueError(f"tokens must be integers in 0..{num - 1}, got {tokens.dtype} from {tokens.min()} to {tokens.max()}")
+    return tokens
 
 
 def _tokens(text: str, alphabet: str) -> np.ndarray:

@@ -55,7 +55,10 @@ def renyi_one(
         return _gaussian_renyi(*gaussians[0], *gaussians[1], alpha)
     masses = [log_masses_one(*law) for law in laws]
     if masses[0] is not None and masses[1] is not None:
-        return jnp.sum(jax.nn.logsumexp(alpha * masses[0] + (1 - alpha) * masses[1], -1)) / (alpha - 1)
+        possible = masses[0] > -jnp.inf  # levels without mass under q add nothing, whatever p says of them
+        q_mass, p_mass = (jnp.where(possible, mass, 0.0) for mass in masses)
+        crossed = jnp.where(possible, alpha * q_mass + (1 - alpha) * p_mass, -jnp.inf)
+        return jnp.sum(jax.nn.logsumexp(crossed, -1)) / (alpha - 1)
     rates = [log_rates_one(*law) for law in laws]
     if rates[0] is not None and rates[1] is not None:
         crossed = jnp.exp(alpha * rates[0] + (1 - alpha) * rates[1])

@@ -138,7 +138,9 @@ class CategoricalHead(Head):
         return jnp.sum(jax.nn.softmax(raw) * constant_like(np.arange(self.num_levels), raw), -1)
 
     def _kl(self, raw, other, other_raw):
-        return jnp.sum(jax.nn.softmax(raw) * (jax.nn.log_softmax(raw) - jax.nn.log_softmax(other_raw)), -1)
+        possible = raw > -jnp.inf  # a level without mass costs nothing, whatever the other says of it
+        ratio = jnp.where(possible, jax.nn.log_softmax(raw), 0.0) - jnp.where(possible, jax.nn.log_softmax(other_raw), 0.0)
+        return jnp.sum(jax.nn.softmax(raw) * ratio, -1)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -57,7 +57,11 @@ class FullNormal(_OfVectors):
 
 @dataclasses.dataclass(frozen=True)
 class GaussianMixture(_OfVectors):
-    """A learned mixture of diagonal Gaussians; means start spread like N(0, 1)."""
+    """A learned mixture of diagonal Gaussians, for a prior of latents; means start spread like N(0, 1).
+
+    A mixture that is itself the model of data is `models.mixture_of_gaussians`: it starts at the data, may have full covariances,
+    and is fitted by `training.fit_em` too.
+    """
 
     shape: Shape
     num_components: int = 8

@@ -46,6 +46,8 @@ def tempered(
 ) -> Array:
     """log p / temperature, then of these the `top_k`, then of these the nucleus of `top_p`; None leaves a step out.
 
+    Up to a constant: but for a temperature of 1, the most likely level is at 0, so that it stays finite at any temperature.
+
     Args:
       log_p: log-probabilities or logits, (..., V). temperature: below 1 the likely become likelier.
       top_k, top_p: as in `keep_top_k` and `keep_nucleus`.
@@ -53,7 +55,9 @@ def tempered(
     Raises ValueError for a temperature that is not above 0, and as these two.
     """
     check_positive(temperature=temperature)
-    logits = log_p / temperature
+    top = log_p.max(-1, keepdims=True)
+    shifted = log_p - jnp.where(jnp.isfinite(top) & (jnp.asarray(temperature) != 1), top, 0.0)
+    logits = jnp.where(shifted == 0, 0.0, shifted / temperature)  # 0 / 0 where the temperature is flushed to zero
     logits = logits if top_k is None else keep_top_k(logits, top_k)
     return logits if top_p is None else keep_nucleus(logits, top_p)
 

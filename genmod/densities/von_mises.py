@@ -11,6 +11,7 @@ in closed form. Angles lie in (-pi, pi], as `flows.Circle` and `bijectors.Circul
 import dataclasses
 import math
 
+import jax
 import jax.numpy as jnp
 
 from genmod.core.checks import check_positive
@@ -83,9 +84,17 @@ class VonMisesHead(Head):
 
     def natural(self, raw: Array) -> Array:
         """kappa (cos mu, sin mu) of every entry, of the shape of raw."""
-        squares = jnp.sum(raw**2, -1, keepdims=True)
-        growth = 1.0 + squares
-        return raw * (growth / jnp.sqrt(1.0 + squares * (growth / self.max_concentration) ** 2))
+        # Beyond this size, where squares would overflow at last, kappa is max_concentration to rounding: g is at least |r| and
+        # |r|^3, so that g / max_concentration is above 1 / sqrt(eps).
+        bound = self.max_concentration / math.sqrt(float(jnp.finfo(raw.dtype).eps))
+        size = jax.lax.stop_gradient(jnp.abs(raw).max(-1, keepdims=True))
+        far = size > min(bound, math.cbrt(bound))
+        near = jnp.where(far, 0.0, raw)
+        growth = 1.0 + jnp.sum(near**2, -1, keepdims=True)
+        ratio = near / self.max_concentration * growth  # of length g / max_concentration
+        scaled = jnp.where(far, raw / jnp.where(far, size, 1.0), 1.0)
+        limit = self.max_concentration * scaled / jnp.sqrt(jnp.sum(scaled**2, -1, keepdims=True))
+        return jnp.where(far, limit, near * growth / jnp.sqrt(1.0 + jnp.sum(ratio**2, -1, keepdims=True)))
 
     def _log_prob(self, raw, x):
         return circular.log_density(self.natural(raw), x)

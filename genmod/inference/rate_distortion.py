@@ -82,9 +82,11 @@ def rate_distortion_curve(
       options: others of `fit`: batch_size, optimizer, params, checkpoint, ... A schedule of the learning rate counts the steps of
         the whole run: begin it anew at multiples of `num_steps` (`optax.join_schedules`).
 
-    Raises TypeError or ValueError as `fit`, for betas that are not positive numbers, and for an objective or options that the
-    sweep cannot take.
+    Raises TypeError or ValueError as `fit`, for betas that are not positive numbers, and for a model, an objective or options
+    that the sweep cannot take.
     """
+    if not isinstance(model, LatentModel):
+        raise TypeError(f"model must be a LatentModel such as gm.models.VAE, got {type(model).__name__}: {model!r}")
     betas = _checked(betas)
     check_count(num_steps=num_steps, num_samples=num_samples)
     if validation is None:

@@ -64,7 +64,7 @@ class RadialKernel(SteinKernel, abc.ABC):
 
 @dataclasses.dataclass(frozen=True)
 class RBF(RadialKernel):
-    """k = exp(-|x - y|^2 / h)."""
+    """k = exp(-|x - y|^2 / h); `metrics.GaussianKernel(s)` with h = 2 s^2."""
 
     bandwidth: float | None = None
 
@@ -76,7 +76,7 @@ class RBF(RadialKernel):
 @dataclasses.dataclass(frozen=True)
 class InverseMultiquadric(RadialKernel):
     """k = (1 + |x - y|^2 / h)^power, -1 < power < 0: unlike an RBF kernel it sees whether particles converge in law (Gorham &
-    Mackey 2017, arXiv:1703.01717, theorem 8)."""
+    Mackey 2017, arXiv:1703.01717, theorem 8). `metrics.MultiquadricKernel(s)` with h = s^2."""
 
     bandwidth: float | None = None
     power: float = -0.5

@@ -19,7 +19,7 @@ from jax.typing import ArrayLike
 from scipy.special import logsumexp
 
 from genmod.core.arrays import to_array
-from genmod.core.checks import check_count
+from genmod.core.checks import check_context, check_count
 from genmod.core.distribution import Distribution, Likelihood, check_params
 from genmod.core.event import Event, Levels, Tokens
 from genmod.core.keys import check_key
@@ -33,7 +33,7 @@ class SampleComparison(NamedTuple):
     """Draws against the masses of a table.
 
     Attributes:
-      chi_square: Pearson's statistic. cells: how many it has; states of fewer than five expected draws are one cell together.
+      chi_square: Pearson's statistic. cells: how many it has; states of few expected draws share cells of about five.
       z: the statistic less its expectation, in standard deviations, for draws of the table: above 4 or 5 they are not.
       num_impossible: draws of states without mass.
     """
@@ -111,17 +111,19 @@ class ExactTable(NamedTuple):
         return _place(self.event, x.reshape(*axes, -1).astype(np.int64))
 
     def compare(self, draws: ArrayLike) -> SampleComparison:
-        """Independent draws, (n,) + event_shape, against the masses."""
+        """Independent draws, (n,) + event_shape, against the masses. Raises ValueError for fewer draws than two cells want."""
         counts = np.bincount(self.places(draws).ravel(), minlength=len(self.states)).astype(np.float64)
-        expected = counts.sum() * self.prob
-        alone = expected >= _FEWEST
-        seen, wanted = (np.append(a[alone], a[~alone].sum()) for a in (counts, expected))
-        seen, wanted = seen[wanted > 0], wanted[wanted > 0]
-        chi_square, degrees = float(np.sum((seen - wanted) ** 2 / wanted)), max(len(wanted) - 1, 1)
-        # The variance of the statistic, 2 df + sum(1 / expected) - ..., for few draws in a cell.
-        spread = 2 * degrees + max(float(np.sum(1 / wanted) - (len(wanted) ** 2 + 2 * len(wanted) - 2) / counts.sum()), 0.0)
-        impossible = int(counts[self.log_prob == -np.inf].sum())
-        return SampleComparison(chi_square, len(wanted), (chi_square - degrees) / math.sqrt(spread), impossible)
+        cell = _cells(counts.sum() * self.prob)
+        seen, wanted = (np.bincount(cell, a) for a in (counts, counts.sum() * self.prob))
+        possible = wanted > 0
+        seen, wanted, degrees = seen[possible], wanted[possible], int(possible.sum()) - 1
+        if degrees < 1 and (self.log_prob > -np.inf).sum() > 1:
+            raise ValueError(f"draws must be enough for two cells of {_FEWEST:.0f} expected draws, got {counts.sum():.0f} draws")
+        chi_square = float(np.sum((seen - wanted) ** 2 / wanted))
+        # The variance of the statistic: of few draws in a cell it is not 2 df.
+        spread = 2 * degrees + float(np.sum(1 / wanted) - (len(wanted) ** 2 + 2 * len(wanted) - 2) / counts.sum())
+        z = (chi_square - degrees) / math.sqrt(spread) if degrees and spread > 0 else 0.0
+        return SampleComparison(chi_square, len(wanted), z, int(counts[self.log_prob == -np.inf].sum()))
 
     def _check_same(self, other):
         if self.event != other.event:
@@ -148,6 +150,7 @@ def exact(
     """
     check_params(model, params)
     check_count(max_states=max_states, batch_size=batch_size)
+    context = check_context(type(model).__name__, context, model.context_shape)
     if model.likelihood not in (Likelihood.EXACT, Likelihood.UNNORMALIZED):
         raise ValueError(
             f"model must have an EXACT or UNNORMALIZED log_prob, that of {type(model).__name__} is {model.likelihood.name}"
@@ -182,6 +185,19 @@ def states(event: Event, max_states: int = MAX_STATES) -> np.ndarray:
         words = others[_digits(len(others), length)]
         parts.append(np.pad(words, ((0, 0), (0, event.max_length - length)), constant_values=event.end))
     return np.concatenate(parts).astype(event.dtype)
+
+
+def _cells(expected: np.ndarray) -> np.ndarray:
+    """The cell of each state: one of its own for a state of enough expected draws; the others share, those of like mass."""
+    rare = expected < _FEWEST
+    order = np.flatnonzero(rare)[np.argsort(expected[rare], kind="stable")]
+    before = np.cumsum(expected[order]) - expected[order]
+    total = expected[order].sum()
+    cell = np.empty(len(expected), np.int64)
+    # The last cell takes what would not fill another.
+    cell[order] = np.minimum(before // _FEWEST, max(total // _FEWEST - 1, 0))
+    cell[~rare] = np.arange((~rare).sum()) + (cell[order].max() + 1 if len(order) else 0)
+    return cell
 
 
 def _num_states(event: Levels | Tokens) -> int:

@@ -62,9 +62,10 @@ def code_usage(codes: Array, num_codes: int, weight: Array | None = None) -> tup
     are equally frequent.
 
     Args:
-      codes: below num_codes. weight: of the rows, (n,); None: all equal.
+      codes: below num_codes. weight: of the rows, (n,), any real numbers, integers or booleans; None: all equal.
     """
-    weight = jnp.ones(codes.shape[0]) if weight is None else weight
+    weight = jnp.ones(codes.shape[0]) if weight is None else jnp.asarray(weight)
+    weight = weight.astype(jnp.promote_types(weight.dtype, jnp.float32))  # of integers or booleans there is no share
     each = jnp.broadcast_to(weight.reshape(-1, *(1,) * (codes.ndim - 1)), codes.shape)
     counts = jnp.zeros(num_codes, each.dtype).at[codes.reshape(-1)].add(each.reshape(-1))
     share = counts / jnp.maximum(counts.sum(), jnp.finfo(counts.dtype).tiny)

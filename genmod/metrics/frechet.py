@@ -159,7 +159,7 @@ def _influence_error(x: np.ndarray, y: np.ndarray, of_x: _Moments, of_y: _Moment
     else:
         white = solve_triangular(lower, x.T, lower=True, check_finite=False).T
     values, vectors = eigh(lower.T @ of_y.covariance @ lower, check_finite=False)
-    kept = values > len(values) * np.finfo(float).eps * values[-1]
+    kept = values > values.size * np.finfo(float).eps * values.max(initial=0.0)
     roots, vectors = np.sqrt(values[kept]), vectors[:, kept]
     mapped_x = (white @ vectors) ** 2 @ roots
     mapped_y = (y @ (lower @ vectors)) ** 2 @ (1.0 / roots)

@@ -5,8 +5,11 @@
     PolynomialKernel     (c x.y + 1)^k                                  SumKernel            a sum of kernels
 
 A bandwidth s of None is the median of the distances between the rows of both samples (Gretton et al. 2012, JMLR 13, sec. 8),
-of at most 1,000 rows of each, evenly spaced. The kernels by which `inference.svgd` moves particles are others: JAX traces those,
-and their bandwidth changes from step to step.
+of at most 1,000 rows of each, evenly spaced.
+
+The kernels by which `inference.svgd` moves particles are others: JAX traces those, their bandwidth changes from step to step, and
+it is a squared distance h. GaussianKernel(s) is `inference.RBF(h)` with h = 2 s^2, and MultiquadricKernel(s) is
+`inference.InverseMultiquadric(h)` with h = s^2.
 """
 
 import abc
@@ -70,7 +73,7 @@ class SmoothPairKernel(RadialPairKernel, abc.ABC):
 
 @dataclasses.dataclass(frozen=True)
 class GaussianKernel(SmoothPairKernel):
-    """k = exp(-|x - y|^2 / (2 s^2))."""
+    """k = exp(-|x - y|^2 / (2 s^2)); `inference.RBF(h)` with h = 2 s^2."""
 
     bandwidth: float | None = None
 
@@ -84,7 +87,10 @@ class GaussianKernel(SmoothPairKernel):
 
 @dataclasses.dataclass(frozen=True)
 class MultiquadricKernel(SmoothPairKernel):
-    """The inverse multiquadric k = (1 + |x - y|^2 / s^2)^power, -1 < power < 0, whose tails see far outliers."""
+    """The inverse multiquadric k = (1 + |x - y|^2 / s^2)^power, -1 < power < 0, whose tails see far outliers.
+
+    `inference.InverseMultiquadric(h)` with h = s^2.
+    """
 
     bandwidth: float | None = None
     power: float = -0.5

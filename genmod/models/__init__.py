@@ -1,11 +1,12 @@
 """Models, one file per family. `base.Model` is the protocol."""
 
+from genmod.core.padding import Padded as Padded
 from genmod.models.autoregressive import AutoregressiveModel as AutoregressiveModel, language_model as language_model
-from genmod.models.base import EMModel as EMModel, Model as Model
+from genmod.models.base import EMModel as EMModel, Model as Model, RateDistortion as RateDistortion
 from genmod.models.dequantized import Dequantized as Dequantized
 from genmod.models.diffusion import Bound as Bound, Diffusion as Diffusion
 from genmod.models.factor_analysis import FactorAnalysis as FactorAnalysis, ProbabilisticPCA as ProbabilisticPCA
-from genmod.models.filtering import Filtering as Filtering, Padded as Padded
+from genmod.models.filtering import Filtering as Filtering
 from genmod.models.flow import Flow as Flow, Pushforward as Pushforward
 from genmod.models.flow_matching import FlowMatching as FlowMatching, Reflow as Reflow
 from genmod.models.hierarchical_vae import HierarchicalVAE as HierarchicalVAE, LatentLevel as LatentLevel
@@ -35,5 +36,5 @@ from genmod.models.ngram import (
 from genmod.models.penalized import FunctionKL as FunctionKL, Penalized as Penalized
 from genmod.models.pixel_cnn import PixelCNN as PixelCNN
 from genmod.models.score import ScoreModel as ScoreModel
-from genmod.models.vae import VAE as VAE, RateDistortion as RateDistortion
+from genmod.models.vae import VAE as VAE
 from genmod.models.vector_quantized import VQVAE as VQVAE, CodebookReport as CodebookReport

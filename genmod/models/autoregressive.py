@@ -29,6 +29,7 @@ from genmod.core.distribution import Likelihood, check_params, over_events
 from genmod.core.event import Levels, Tokens
 from genmod.core.keys import check_key
 from genmod.core.numerics import flat_context, real, same_precision
+from genmod.core.statistics import mean_and_sem
 from genmod.core.types import Array, Context, Key, Params, Shape
 from genmod.densities import CategoricalHead, Head
 from genmod.densities.truncation import check_top_k, check_top_p, tempered
@@ -98,9 +99,8 @@ class AutoregressiveModel(Model):
         log_prob = vmap_events(self.log_prob_one, (None, 0, None if context is None else 0))(params, x, context)
         loss, metrics = losses.negative_log_likelihood(lambda _: log_prob, x, weight=weight)
         if isinstance(self.event, Tokens):
-            weight = jnp.ones_like(log_prob) if weight is None else weight.astype(log_prob.dtype)
-            tokens = self.event.num_units(x).astype(log_prob.dtype)
-            metrics["nats_per_token"] = -jnp.sum(weight * log_prob) / jnp.sum(weight * tokens)
+            tokens, _ = mean_and_sem(self.event.num_units(x), weight)
+            metrics["nats_per_token"] = loss / jnp.maximum(tokens, jnp.finfo(tokens.dtype).tiny)
         return loss, metrics
 
     def _init(self, key, x, context):
@@ -178,7 +178,7 @@ class AutoregressiveModel(Model):
         top_p: float | None = None,
         max_length: int | None = None,
     ) -> Array:
-        """Sequences that begin with a prompt, shape + the axes of prompt and context + (max_length,). Compiled.
+        """Sequences that begin with a prompt, shape + the axes of prompt and context + (max_length,). Compiled for each n.
 
         Args:
           params, key: as in `sample`. shape: how many for each prompt and context.

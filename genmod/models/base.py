@@ -6,17 +6,20 @@ A family is one file in this folder: it implements `event`, `_init`, `loss`, and
 """
 
 import abc
-from typing import Any
+import math
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from genmod.core.arrays import to_array
-from genmod.core.batching import Batch
-from genmod.core.checks import check_context
-from genmod.core.distribution import Distribution
+from genmod.core.batching import Batch, row_keys, to_batch, vmap_events
+from genmod.core.checks import check, check_context
+from genmod.core.distribution import Distribution, Likelihood, over_events
 from genmod.core.numerics import same_precision
-from genmod.core.types import Array, Context, Key, Params
-from genmod.losses.variational import Latent
+from genmod.core.types import Array, Context, Key, Params, Shape
+from genmod.densities import Head
+from genmod.losses.variational import ELBO, Latent, Objective, log_weights
 
 
 class Model(Distribution, abc.ABC):
@@ -37,10 +40,10 @@ class Model(Distribution, abc.ABC):
     def read(self, batch: Any) -> Batch:
         """A batch in its standard form, checked against `event` and `context_shape`, class labels one-hot.
 
-        Raises TypeError for the wrong kind of number, ValueError for arrays that do not fit.
+        Raises TypeError for the wrong kind of number and for a NamedTuple that is no Batch; ValueError for arrays that do not
+        fit.
         """
-        if not isinstance(batch, Batch):
-            batch = Batch(*batch) if isinstance(batch, tuple) else Batch(batch)
+        batch = to_batch("batch", batch)
         x = jnp.asarray(self.event.check("batch", batch.x, batched=True))
         context = check_context(type(self).__name__, batch.context, self.context_shape, batch=x.shape[:1])
         if context is not None:
@@ -52,11 +55,33 @@ class Model(Distribution, abc.ABC):
         return Batch(x, context, weight)
 
 
+class RateDistortion(NamedTuple):
+    """KL(q || prior) and -E_q log p(x | z) of each event, in nats; their sum bounds -log p(x) from above."""
+
+    rate: Array
+    distortion: Array
+
+
 class LatentModel(Model, abc.ABC):
     """p(x) = int p(z) p(x | z) dz, with a posterior q(z | features) whose features come from x.
 
-    What evidence, gaps and the health of posteriors are measured by (`genmod.inference`).
+    Its three hooks are what evidence, gaps and the health of posteriors are measured by (`genmod.inference`). Its loss and its
+    `log_prob`, a draw that wants a key, are those of its objective.
+
+    Attributes:
+      objective: what `loss` minimises, and the LOWER_BOUND that `log_prob` is.
     """
+
+    objective: Objective  # a field or a property: a subclass says it
+
+    likelihood = Likelihood.LOWER_BOUND
+    reparameterized = False
+
+    def __post_init__(self):
+        super().__post_init__()
+        objective = getattr(self, "objective", None)
+        if not isinstance(objective, Objective):
+            raise TypeError(f"objective of {type(self).__name__} must be one such as gm.losses.ELBO(), got {objective!r}")
 
     @abc.abstractmethod
     def features_one(self, params: Params, x: Array, context: Context = None) -> Any:
@@ -72,6 +97,61 @@ class LatentModel(Model, abc.ABC):
     @abc.abstractmethod
     def sample_joint_one(self, params: Params, key: Key, context: Context = None) -> tuple[Array, Array]:
         """(z, x): ONE draw of the model with its latent, which is an exact draw of p(z | x)."""
+
+    @over_events
+    def rate_distortion(
+        self, params: Params, x: ArrayLike, context: ArrayLike | None = None, *, key: Key | None = None
+    ) -> RateDistortion:
+        """The two parts of the evidence bound of events x, any axes + event_shape, by one draw for each. Compiled.
+
+        Raises ValueError without a key: the distortion is a random draw.
+        """
+        terms = ELBO().terms_one(self.latent_one(params, x, context), self._random(key))  # type: ignore[arg-type]
+        return RateDistortion(terms["rate"].sum(), terms["distortion"])
+
+    def log_weights_one(self, params: Params, x: Array, context: Context, key: Key, num_samples: int) -> Array:
+        """log p(x, z) - log q(z | x) of ONE event at draws of q, (num_samples,): what estimates of the evidence are made of.
+
+        Args:
+          x: the event. context: of it. key: of the draws. num_samples: how many.
+        """
+        return log_weights(self.latent_one(params, x, context), key, num_samples)
+
+    def loss(self, params, key, batch, *, step=None):
+        x, context, weight = self.read(batch)
+
+        def one(x, context, key):
+            return self.objective.terms_one(self.latent_one(params, x, context), key)
+
+        axes = (0, None if context is None else 0, 0)
+        return self.objective.loss(vmap_events(one, axes)(x, context, row_keys(key, x.shape[0])), weight, step)
+
+    def log_prob_one(self, params, x, context=None, key=None):
+        return self.objective.bound_one(self.latent_one(params, x, context), self._random(key))
+
+    def sample_one(self, params, key, context=None):
+        return self.sample_joint_one(params, key, context)[1]
+
+    def _random(self, key: Key | None) -> Key:
+        if key is None:
+            raise ValueError(f"the bound of a {type(self).__name__} is a random draw: pass key=...")
+        return key
+
+
+def present(*inputs: Array | None) -> tuple[Array, ...]:
+    """The inputs of a network that are there: an optional context or state is None where there is none."""
+    return tuple(a for a in inputs if a is not None)
+
+
+def as_raw(owner: str, raw: Array, shape: Shape, head: Head) -> Array:
+    """The raw numbers of a head for ONE event of this shape, shape + (num_params,), from as many in any shape.
+
+    Raises ValueError, which names the network `owner`, for another number of them.
+    """
+    wanted = (*shape, head.num_params)
+    num = math.prod(wanted)
+    check(raw.size == num, f"{owner} must give {num} raw numbers, {wanted} of {head}, got {raw.shape}")
+    return raw.reshape(wanted)
 
 
 class EMModel(Model, abc.ABC):

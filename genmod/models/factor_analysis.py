@@ -22,9 +22,8 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from genmod import losses
-from genmod.core.arrays import to_array
 from genmod.core.batching import vmap_events
-from genmod.core.checks import check_count, check_positive
+from genmod.core.checks import check_count, check_positive, check_weighted
 from genmod.core.distribution import over_events
 from genmod.core.event import Real
 from genmod.core.types import Array, Key, Params, Shape
@@ -185,15 +184,11 @@ class ProbabilisticPCA(_LinearGaussian):
 
             s^2 = mean of the D - M least eigenvalues of the covariance,    W = U (Lambda - s^2 I)^1/2
 
-        x: events, (n,) + event_shape, at least two. weight: how often each counts, (n,), or None. Raises as `init`.
+        x: events, (n,) + event_shape, at least two. weight: how often each counts, (n,), or None. Raises as `init`, and for
+        values as `check_weighted`.
         """
-        x = jnp.asarray(self.event.check("x", x, batched=True))
-        if x.shape[0] < 2:
-            raise ValueError("x must hold at least two events, got one")
-        weight = jnp.ones(x.shape[0]) if weight is None else jnp.asarray(to_array("weight", weight))
-        if weight.shape != x.shape[:1]:
-            raise ValueError(f"weight must have one entry for each of {x.shape[0]} rows, got shape {weight.shape}")
-        return _closed_form(self, x, weight)
+        x, weight = check_weighted(self.event.check("x", x, batched=True), weight, least=self.least_rows)
+        return _closed_form(self, x, jnp.ones(x.shape[0]) if weight is None else weight)
 
     def _log_scale(self, variance):
         return 0.5 * jnp.log(jnp.maximum(variance.mean(), self.floor))

@@ -9,29 +9,24 @@ VAE.
 """
 
 import dataclasses
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
 from jax.typing import ArrayLike
 
 from genmod import losses
-from genmod.core.batching import row_keys, vmap_events
+from genmod.core.arrays import to_array
+from genmod.core.batching import Batch, row_keys, vmap_events
 from genmod.core.checks import check_count, check_parts
 from genmod.core.distribution import Distribution, Likelihood, over_events
+from genmod.core.padding import Padded
 from genmod.core.types import Array, Context, Key, Params
 from genmod.densities import Stepwise
 from genmod.models.base import Model
 from genmod.nets import SequenceNet
-
-
-class Padded(NamedTuple):
-    """Rows of sequences of several lengths: latents z, (n, T) + those of a step; observations, (n, T, features); how many steps
-    are real, (n,) integers in 1..T. What stands beyond them is not looked at, but must be finite."""
-
-    x: Any
-    context: Any
-    num_steps: Any
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,16 +104,20 @@ class Filtering(Model):
         log_prob = self._rows(params, key, z, x).sum(1)
         return losses.negative_log_likelihood(lambda _: log_prob, z, name=self.likelihood.nll_key, weight=weight)
 
-    def padded_loss(self, params: Params, key: Key, batch: Padded) -> tuple[Array, dict[str, Array]]:
-        """`loss` of sequences of several lengths: the sum over the real steps of each row, mean over rows, in nats."""
-        z, x, _ = self.read((batch.x, batch.context))
-        num_steps = jnp.asarray(batch.num_steps)
-        if num_steps.shape != z.shape[:1]:
-            raise ValueError(f"num_steps must have one entry for each of {z.shape[0]} rows, got shape {num_steps.shape}")
+    def padded_loss(
+        self, params: Params, key: Key, batch: Padded, *, step: Array | None = None
+    ) -> tuple[Array, dict[str, Array]]:
+        """`loss` of sequences of several lengths: the sum over the real steps of each row, (weighted) mean over rows, in nats.
+
+        Raises TypeError for num_steps that are no integers, ValueError for others than 1..T; while tracing, as in `fit`, values
+        are not known, and those outside count as the nearest of 1..T.
+        """
+        z, x, weight = self.read(Batch(batch.x, batch.context, batch.weight))
+        num_steps = _steps_in_range(batch.num_steps, z.shape[0], self.length)
         real = jnp.arange(self.length)[None] < num_steps[:, None]
         # Padding might lie outside of the law, with gradients that are no numbers: the first step stands in for it.
         log_prob = jnp.where(real, self._rows(params, key, *(_first_beyond(real, a) for a in (z, x))), 0.0).sum(1)
-        return losses.negative_log_likelihood(lambda _: log_prob, z, name=self.likelihood.nll_key)
+        return losses.negative_log_likelihood(lambda _: log_prob, z, name=self.likelihood.nll_key, weight=weight)
 
     def _init(self, key, x, context):
         assert context is not None
@@ -149,6 +148,21 @@ class Filtering(Model):
         """log q of every step of every row, (n, T)."""
         keys = None if self.likelihood is Likelihood.EXACT else row_keys(key, z.shape[0])
         return vmap_events(self._log_prob_steps, (None, 0, 0, None if keys is None else 0))(params, z, x, keys)
+
+
+def _steps_in_range(num_steps: Any, num: int, length: int) -> Array:
+    """Checked numbers of steps, (num,) integers in 1..length."""
+    num_steps = to_array("num_steps", num_steps)
+    if num_steps.shape != (num,):
+        raise ValueError(f"num_steps must have one entry for each of {num} rows, got shape {tuple(num_steps.shape)}")
+    if not jnp.issubdtype(num_steps.dtype, jnp.integer):
+        raise TypeError(f"num_steps must be integers, got {num_steps.dtype}; cast them")
+    if not isinstance(num_steps, Tracer):
+        known = np.asarray(num_steps)  # in NumPy, which does not trace
+        if not ((known >= 1) & (known <= length)).all():
+            found = f"{known.min()}..{known.max()}"
+            raise ValueError(f"num_steps must be in 1..{length}, got values in {found}; drop empty sequences")
+    return jnp.clip(jnp.asarray(num_steps, int), 1, length)
 
 
 def _first_beyond(real: Array, a: Array) -> Array:

@@ -22,7 +22,8 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from genmod import nets
-from genmod.core.batching import row_keys, vmap_events
+from genmod.core.arrays import to_array
+from genmod.core.batching import vmap_events
 from genmod.core.checks import check, check_parts, check_shape
 from genmod.core.description import Description
 from genmod.core.distribution import Distribution, Likelihood, over_events
@@ -31,7 +32,7 @@ from genmod.core.numerics import real
 from genmod.core.types import Array, Context, Key, Params, Shape
 from genmod.densities import Head, VampPrior, as_distribution, kl_one
 from genmod.losses.variational import ELBO, Latent, Objective
-from genmod.models.base import LatentModel
+from genmod.models.base import LatentModel, as_raw, present
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,14 +73,14 @@ class LatentLevel(Description):
 
     def merged(self, params: Params, features: Array, state: Context) -> Array:
         """What the posterior is conditional on."""
-        inputs = _present(features, state)
+        inputs = present(features, state)
         if self.merge is None:
             return jnp.concatenate([a.reshape(-1) for a in inputs])
         return nets.apply(self.merge, params, *inputs)
 
     def state_below(self, params: Params, z: Array, state: Context) -> Array:
         """s_(l-1) of ONE z_l and s_l."""
-        return nets.apply(self.decoder, params, *_present(real(z), state))
+        return nets.apply(self.decoder, params, *present(real(z), state))
 
 
 class _Law(NamedTuple):
@@ -118,27 +119,28 @@ class HierarchicalVAE(LatentModel):
     objective: Objective = ELBO()
     context_shape: Shape | None = None
 
-    likelihood = Likelihood.LOWER_BOUND
-    reparameterized = False
-
     def __post_init__(self):
-        check_parts(self, levels=tuple, head=Head, objective=Objective)
+        check_parts(self, levels=tuple, head=Head)
         object.__setattr__(self, "shape", check_shape("shape", self.shape))
         check(self.levels, "levels must hold at least one LatentLevel, got none")
+        super().__post_init__()
         for i, level in enumerate(self.levels):
             if not isinstance(level, LatentLevel):
                 raise TypeError(f"levels[{i}] must be a LatentLevel, got {level!r}")
             wrong = f"{type(self.objective).__name__} wants reparameterised posteriors, levels[{i}] has {level.posterior}: "
             fits = level.posterior.reparameterized or not self.objective.wants_reparameterized
             check(fits, f"{wrong}train with gm.losses.ScoreFunctionELBO(), or relax it (gm.densities.StraightThrough)")
-        super().__post_init__()
 
     @property
     def event(self):
         return self.head.event(self.shape)
 
-    def split(self, z: Array) -> tuple[Array, ...]:
-        """The latents of each level, the lowest first, of flat latents z, any axes + (their number,)."""
+    def split(self, z: ArrayLike) -> tuple[Array, ...]:
+        """The latents of each level, the lowest first, of flat latents z, any axes + (their number,).
+
+        Raises ValueError for another number of them, TypeError for what is no array of numbers.
+        """
+        z = real(jnp.asarray(to_array("z", z)))
         events = [level.posterior.event for level in self.levels]
         *ends, num = itertools.accumulate(math.prod(event.shape) for event in events)
         check(z.shape[-1:] == (num,), f"z must have {num} latents in its last axis, those of all levels, got shape {z.shape}")
@@ -154,7 +156,7 @@ class HierarchicalVAE(LatentModel):
         is a draw of the rate. Raises ValueError without a key.
         """
         latent = self.latent_one(params, x, context)  # type: ignore[arg-type]
-        return latent.draw_levels(_random(key))[2]  # type: ignore[misc]
+        return latent.draw_levels(self._random(key))[2]  # type: ignore[misc]
 
     def encode_one(self, params: Params, x: Array, key: Key, context: Context = None) -> Array:
         """ONE draw of q(z | x), flat."""
@@ -173,14 +175,14 @@ class HierarchicalVAE(LatentModel):
         for i in reversed(range(len(self.levels))):
             own, state = self._init_level(i, keys[i], features[i + 1], state)
             parts.insert(0, own)
-        self._as_raw(state[0])  # type: ignore[index]
+        as_raw("the lowest decoder", state[0], self.shape, self.head)  # type: ignore[index]
         return {"encoder": tuple(encoders)} | {name: tuple(own[name] for own in parts) for name in parts[0]}
 
     def _init_level(self, i, keys, features, state):
         """(parameters of level i but its encoder's, the states below) of a batch of features and states."""
         level = self.levels[i]
         posterior, num = level.posterior, features.shape[0]
-        given = tuple(a[0] for a in _present(features, state))
+        given = tuple(a[0] for a in present(features, state))
         merge = {} if level.merge is None else nets.init(level.merge, keys[1], *given)
         axes = (0, None if state is None else 0)
         merged = vmap_events(functools.partial(level.merged, merge), axes)(features, state)
@@ -192,24 +194,9 @@ class HierarchicalVAE(LatentModel):
         z = z if isinstance(posterior.event, Real) else posterior.event.example(num)
         law = posterior._init(keys[5], z, merged)
         prior = level.prior._init(keys[3], z, None if wanted is None else state)
-        decoder = nets.init(level.decoder, keys[4], *(a[0] for a in _present(real(z), state)))
+        decoder = nets.init(level.decoder, keys[4], *(a[0] for a in present(real(z), state)))
         below = vmap_events(functools.partial(level.state_below, decoder), axes)(z, state)
         return {"posterior": {"law": law, "merge": merge}, "decoder": decoder, "prior": prior}, below
-
-    def loss(self, params, key, batch, *, step=None):
-        x, context, weight = self.read(batch)
-
-        def one(x, context, key):
-            return self.objective.terms_one(self.latent_one(params, x, context), key)
-
-        axes = (0, None if context is None else 0, 0)
-        return self.objective.loss(vmap_events(one, axes)(x, context, row_keys(key, x.shape[0])), weight, step)
-
-    def log_prob_one(self, params, x, context=None, key=None):
-        return self.objective.bound_one(self.latent_one(params, x, context), _random(key))
-
-    def sample_one(self, params, key, context=None):
-        return self.sample_joint_one(params, key, context)[1]
 
     def sample_joint_one(self, params, key, context=None):
         keys = jax.random.split(key)
@@ -282,19 +269,5 @@ class HierarchicalVAE(LatentModel):
 
     def _raw(self, params, z, context):
         parts = self.split(z)
-        return self._as_raw(self._descend(params, context, lambda i, state: (parts[i], None))[2])
-
-    def _as_raw(self, state):
-        wanted, num = (*self.shape, self.head.num_params), math.prod(self.shape) * self.head.num_params
-        check(state.size == num, f"the lowest decoder must give {num} raw numbers, {wanted} of {self.head}, got {state.shape}")
-        return state.reshape(wanted)
-
-
-def _random(key: Key | None) -> Key:
-    if key is None:
-        raise ValueError("the bound of a hierarchical VAE is a random draw: pass key=...")
-    return key
-
-
-def _present(first: Array, state: Context) -> tuple[Array, ...]:
-    return (first,) if state is None else (first, state)
+        state = self._descend(params, context, lambda i, state: (parts[i], None))[2]
+        return as_raw("the lowest decoder", state, self.shape, self.head)  # type: ignore[arg-type]

@@ -18,9 +18,8 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from genmod import losses
-from genmod.core.arrays import to_array
 from genmod.core.batching import vmap_blocks, vmap_events
-from genmod.core.checks import check_count, check_parts, check_positive
+from genmod.core.checks import check_count, check_parts, check_positive, check_weighted
 from genmod.core.description import Description
 from genmod.core.event import Real
 from genmod.core.params import Fixed
@@ -138,13 +137,10 @@ class KernelDensity(Model):
     def of_data(self, x: ArrayLike, weight: ArrayLike | None = None) -> Params:
         """The estimate from events x, (n,) + event_shape, that count as often as `weight`, (n,), says; None: once. Compiled.
 
-        Raises TypeError or ValueError for arrays that do not fit.
+        Raises TypeError or ValueError for arrays that do not fit, and for values as `check_weighted`.
         """
-        x = jnp.asarray(self.event.check("x", x, batched=True))
-        weight = jnp.ones(x.shape[0]) if weight is None else jnp.asarray(to_array("weight", weight))
-        if weight.shape != x.shape[:1]:
-            raise ValueError(f"weight must have one entry for each of {x.shape[0]} rows, got shape {weight.shape}")
-        return _of_data(self, x, weight)
+        x, weight = check_weighted(self.event.check("x", x, batched=True), weight)
+        return _of_data(self, x, jnp.ones(x.shape[0]) if weight is None else weight)
 
     def _init(self, key, x, context):
         return _of_data(self, x, jnp.ones(x.shape[0]))
@@ -157,9 +153,13 @@ class KernelDensity(Model):
     def log_prob_one(self, params, x, context=None, key=None):
         held = params.constant
         inverse = inverse_factor(held)
-        points = _whiten(inverse, held["points"].reshape(held["points"].shape[0], -1))
-        z = _whiten(inverse, x.reshape(1, -1).astype(points.dtype))[0]
-        return _log_sum(self.kernel, z, points, jax.nn.log_softmax(held["logits"])) - held["log_scale"].sum()
+        points = held["points"].reshape(held["points"].shape[0], -1)
+        mean = points.mean(0, keepdims=True)  # far from the origin whitening would round what differences are made of
+        z = _whiten(inverse, x.reshape(1, -1).astype(points.dtype) - mean)[0]
+        return (
+            _log_sum(self.kernel, z, _whiten(inverse, points - mean), jax.nn.log_softmax(held["logits"]))
+            - held["log_scale"].sum()
+        )
 
     def sample_one(self, params, key, context=None):
         held = params.constant
@@ -176,14 +176,15 @@ class KernelDensity(Model):
 def _of_data(model: KernelDensity, x: Array, weight: Array) -> Params:
     rows = x.reshape(x.shape[0], -1).astype(jnp.promote_types(x.dtype, jnp.float32))
     share = (weight / weight.sum()).astype(rows.dtype)
-    scale = _scale(model.covariance, rows, share)
-    h = model.bandwidth.factor(model.kernel, _whiten(inverse_factor(parameters_of(scale)), rows), share)
+    centred = rows - rows.mean(0, keepdims=True)
+    scale = _scale(model.covariance, centred, share)
+    h = model.bandwidth.factor(model.kernel, _whiten(inverse_factor(parameters_of(scale)), centred), share)
     logits = jnp.log(jnp.maximum(share, jnp.finfo(share.dtype).tiny))
     return Fixed({"points": rows.reshape(x.shape), "logits": logits} | parameters_of(h * scale))
 
 
 def _scale(kind: Covariance | None, rows: Array, share: Array) -> Array:
-    """C, (D, D), by the unbiased covariance of weighted data."""
+    """C, (D, D), by the unbiased covariance of weighted data near the origin."""
     identity = jnp.eye(rows.shape[1], dtype=rows.dtype)
     if kind is None:
         return identity

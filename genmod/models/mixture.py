@@ -126,7 +126,10 @@ class Mixture(EMModel):
 
 
 def mixture_of_gaussians(event_shape: Shape, num_components: int = 8, covariance: Covariance = FullCovariance()) -> Mixture:
-    """A mixture of Gaussians, with one of the covariances of `genmod.densities`: full, tied, diagonal or spherical."""
+    """A mixture of Gaussians, with one of the covariances of `genmod.densities`: full, tied, diagonal or spherical.
+
+    A prior that is learned along with a model of latents is `densities.GaussianMixture`, diagonal and trained by gradients.
+    """
     return Mixture(GaussianComponents(event_shape, covariance), num_components)
 
 

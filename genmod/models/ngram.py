@@ -163,14 +163,15 @@ def fit_ngram(
         params = fit_ngram(model, words, estimate=gm.call(dirichlet_predictive, alpha=0.1))
 
     Args:
-      model: the n-gram. x: sequences of any length, (n, T); a stream is one.
+      model: the n-gram. x: sequences of any length T, (n, T); of a stream x[None].
       estimate: counts (histories, V) -> probabilities of the same shape.
       weight: of the sequences, (n,), >= 0; None: all count equally.
 
-    Raises TypeError or ValueError for tokens outside of the vocabulary, no sequences, and weights that do not fit.
+    Raises TypeError or ValueError for tokens outside of the vocabulary, no sequences, weights that do not fit, and an estimate
+    that gives no probabilities.
     """
     check_function(estimate=estimate)
-    return _as_params(estimate(_counts(model, x, weight)))
+    return _as_params(_estimated(estimate, _counts(model, x, weight)))
 
 
 class InterpolatedNGram(NamedTuple):
@@ -194,7 +195,7 @@ def fit_interpolated_ngram(
     After a history that order k has never seen, p_k is p_{k-1}.
 
     Args:
-      model: the n-gram of order n. x: sequences of any length, (n, T); a stream is one.
+      model: the n-gram of order n. x: sequences of any length T, (n, T); of a stream x[None].
       held_out: more of them, also of another length; the weights are those under which these are most likely, by EM.
       weights: given ones, (n,). One of both is wanted.
       estimate: as in `fit_ngram`, of each order. num_rounds: of EM.
@@ -244,7 +245,7 @@ def _tables(orders: list[NGram], x: Any, estimate: Callable[[np.ndarray], np.nda
     tables = []
     for part in orders:
         counts = _counts(part, x, None)
-        table = np.array(estimate(counts), np.float64)
+        table = _estimated(estimate, counts)
         unseen = np.flatnonzero(counts.sum(1) == 0)
         if tables:
             table[unseen] = tables[-1][unseen % len(tables[-1])]
@@ -252,10 +253,19 @@ def _tables(orders: list[NGram], x: Any, estimate: Callable[[np.ndarray], np.nda
     return tables
 
 
+def _estimated(estimate: Callable[[np.ndarray], np.ndarray], counts: np.ndarray) -> np.ndarray:
+    found = np.array(estimate(counts), np.float64)
+    if found.shape != counts.shape or not ((found >= 0).all() and np.allclose(found.sum(1), 1.0, atol=1e-6)):
+        raise ValueError(f"estimate must give probabilities, {counts.shape} numbers >= 0 that sum to one in each row")
+    return found
+
+
 def _read(model: NGram, name: str, x: Any) -> np.ndarray:
     """Sequences of any length, (n, T), as tokens of the model."""
     x = to_array(name, x)
-    length = x.shape[-1] if x.ndim == 2 and x.size else model.event.shape[0]
+    if x.ndim != 2:
+        raise ValueError(f"{name} must hold sequences, (n, T) of any length T, got shape {x.shape}; a stream is {name}[None]")
+    length = x.shape[-1] if x.size else model.event.shape[0]
     field = "max_length" if isinstance(model.event, Tokens) else "shape"
     event = dataclasses.replace(model.event, **{field: length if field == "max_length" else (length,)})
     return np.asarray(event.check(name, x, batched=True))

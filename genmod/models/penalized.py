@@ -105,15 +105,32 @@ class Penalized(Model):
 
 @dataclasses.dataclass(frozen=True)
 class FunctionKL(Description):
-    """The penalty of a model with a random posterior: the KL of the function, of the parameters under "posterior"."""
+    """The penalty of a model with a random posterior: the KL of the function, of the parameters under "posterior".
+
+    Attributes:
+      posterior: a `RandomFunctionPosterior`.
+      level: that of the posterior in a `HierarchicalVAE`, 1 the nearest to the data; None: the model has no levels. For several
+        random posteriors, penalise a `Penalized` model again.
+
+    Called with parameters, raises ValueError where `level` does not say where these of the posterior are.
+    """
 
     posterior: Distribution
+    level: int | None = None
 
     def __post_init__(self):
         super().__post_init__()
         check_parts(self, posterior=RandomFunctionPosterior)
+        if self.level is not None:
+            check_count(level=self.level)
 
     def __call__(self, params: Params) -> Array:
         """KL(q(v) || p(v)) in nats, a scalar."""
         assert isinstance(self.posterior, RandomFunctionPosterior)
-        return self.posterior.function_kl(params["posterior"])
+        own = params["posterior"]
+        levels = len(own) if isinstance(own, tuple | list) else None
+        if levels is None and self.level is not None:
+            raise ValueError(f"level must be None for a model without levels of latents, got {self.level}")
+        if levels is not None and (self.level is None or self.level > levels):
+            raise ValueError(f"level must be in 1..{levels}, that of the posterior, 1 the nearest to the data, got {self.level}")
+        return self.posterior.function_kl(own if self.level is None else own[self.level - 1]["law"])

@@ -13,28 +13,21 @@ law of x given these.
 
 import dataclasses
 import math
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 from jax.typing import ArrayLike
 
 from genmod import nets
-from genmod.core.batching import row_keys, vmap_events
+from genmod.core.batching import vmap_events
 from genmod.core.checks import check_parts, check_shape
 from genmod.core.distribution import Distribution, Likelihood, over_events
 from genmod.core.event import Real
 from genmod.core.numerics import real
 from genmod.core.types import Array, Context, Key, Params, Shape
 from genmod.densities import Amortized, Head, Normal, VampPrior, as_distribution, kl_one
-from genmod.losses.variational import ELBO, Latent, Objective, log_weights
-from genmod.models.base import LatentModel
-
-
-class RateDistortion(NamedTuple):
-    """KL(q || prior) and -E_q log p(x | z) of each event, in nats; their sum bounds -log p(x) from above."""
-
-    rate: Array
-    distortion: Array
+from genmod.losses.variational import ELBO, Latent, Objective
+from genmod.models.base import LatentModel, as_raw, present
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,11 +63,8 @@ class VAE(LatentModel):
     context_shape: Shape | None = None
     decode_context: bool = True
 
-    likelihood = Likelihood.LOWER_BOUND
-    reparameterized = False
-
     def __post_init__(self):
-        check_parts(self, posterior=Distribution, head=Head, objective=Objective)
+        check_parts(self, posterior=Distribution, head=Head)
         object.__setattr__(self, "shape", check_shape("shape", self.shape))
         prior = Normal(self.posterior.event_shape) if self.prior is None else as_distribution(self.prior)
         object.__setattr__(self, "prior", prior)
@@ -104,17 +94,6 @@ class VAE(LatentModel):
         return self.head.event(self.shape)
 
     @over_events
-    def rate_distortion(
-        self, params: Params, x: ArrayLike, context: ArrayLike | None = None, *, key: Key | None = None
-    ) -> RateDistortion:
-        """The two parts of the evidence bound of events x, any axes + event_shape, by one draw for each. Compiled.
-
-        Raises ValueError without a key: the distortion is a random draw.
-        """
-        terms = ELBO().terms_one(self.latent_one(params, x, context), self._random(key))  # type: ignore[arg-type]
-        return RateDistortion(terms["rate"].sum(), terms["distortion"])
-
-    @over_events
     def kl(self, params: Params, x: ArrayLike, context: ArrayLike | None = None, *, key: Key | None = None) -> Array:
         """KL(q(z | x) || p(z)) by latent dimension, any axes + the shape of the closed form, in nats. Compiled.
 
@@ -124,14 +103,6 @@ class VAE(LatentModel):
         if found is None:
             raise NotImplementedError(f"KL({type(self.posterior).__name__} || {type(self.prior).__name__}) has no closed form")
         return found
-
-    def log_weights_one(self, params: Params, x: Array, context: Context, key: Key, num_samples: int) -> Array:
-        """log p(x, z) - log q(z | x) of ONE event at draws of q, (num_samples,): what estimates of the evidence are made of.
-
-        Args:
-          x: the event. context: of it. key: of the draws. num_samples: how many.
-        """
-        return log_weights(self.latent_one(params, x, context), key, num_samples)
 
     def encode_one(self, params: Params, x: Array, key: Key, context: Context = None) -> Array:
         """ONE draw of q(z | x)."""
@@ -144,9 +115,9 @@ class VAE(LatentModel):
     def _init(self, key, x, context):
         keys = jax.random.split(key, 4)
         seen, given = real(x), None if context is None else context[0]
-        encoder = nets.init(self.encoder, keys[0], seen[0], *_optional(given))
+        encoder = nets.init(self.encoder, keys[0], *present(seen[0], given))
         features = vmap_events(
-            lambda x, c: nets.apply(self.encoder, encoder, x, *_optional(c)), (0, None if context is None else 0)
+            lambda x, c: nets.apply(self.encoder, encoder, *present(x, c)), (0, None if context is None else 0)
         )(seen, context)
         if features.shape[1:] != self.posterior.context_shape:
             raise ValueError(
@@ -156,26 +127,11 @@ class VAE(LatentModel):
         z = jax.random.normal(keys[1], (x.shape[0], *self.posterior.event_shape), seen.dtype)
         z = z if isinstance(self.posterior.event, Real) else self.posterior.event.example(x.shape[0])
         posterior = self.posterior._init(keys[1], z, features)
-        decoder = nets.init(self.decoder, keys[2], real(z)[0], *_optional(given if self.decode_context else None))
+        decoder = nets.init(self.decoder, keys[2], *present(real(z)[0], given if self.decode_context else None))
         prior = self.prior._init(keys[3], x if isinstance(self.prior, VampPrior) else z, context if self._conditional else None)
         params = {"encoder": encoder, "posterior": posterior, "decoder": decoder, "prior": prior}
         jax.eval_shape(lambda: self._raw(params, z[0], given))
         return params
-
-    def loss(self, params, key, batch, *, step=None):
-        x, context, weight = self.read(batch)
-
-        def one(x, context, key):
-            return self.objective.terms_one(self.latent_one(params, x, context), key)
-
-        axes = (0, None if context is None else 0, 0)
-        return self.objective.loss(vmap_events(one, axes)(x, context, row_keys(key, x.shape[0])), weight, step)
-
-    def log_prob_one(self, params, x, context=None, key=None):
-        return self.objective.bound_one(self.latent_one(params, x, context), self._random(key))
-
-    def sample_one(self, params, key, context=None):
-        return self.sample_joint_one(params, key, context)[1]
 
     def sample_joint_one(self, params, key, context=None):
         keys = jax.random.split(key)
@@ -183,7 +139,7 @@ class VAE(LatentModel):
         return z, self.head.sample(self._raw(params, z, context), keys[1])
 
     def features_one(self, params, x, context=None):
-        return nets.apply(self.encoder, params["encoder"], real(x), *_optional(context))
+        return nets.apply(self.encoder, params["encoder"], *present(real(x), context))
 
     def latent_one(self, params, x, context=None, features=None):
         features = self.features_one(params, x, context) if features is None else features
@@ -207,11 +163,8 @@ class VAE(LatentModel):
         return self.prior.context_shape is not None
 
     def _raw(self, params, z, context):
-        raw = nets.apply(self.decoder, params["decoder"], real(z), *_optional(context if self.decode_context else None))
-        wanted = (*self.shape, self.head.num_params)
-        if raw.size != math.prod(wanted):
-            raise ValueError(f"the decoder must give {math.prod(wanted)} raw numbers, {wanted} of {self.head}, got {raw.shape}")
-        return raw.reshape(wanted)
+        inputs = present(real(z), context if self.decode_context else None)
+        return as_raw("the decoder", nets.apply(self.decoder, params["decoder"], *inputs), self.shape, self.head)
 
     def _prior_params(self, params):
         if not isinstance(self.prior, VampPrior):
@@ -219,16 +172,7 @@ class VAE(LatentModel):
         features = jax.vmap(lambda x: self.features_one(params, x))(params["prior"]["inputs"])
         return {"features": features, "posterior": params["posterior"]}
 
-    def _random(self, key):
-        if key is None:
-            raise ValueError("the bound of a VAE is a random draw: pass key=...")
-        return key
-
 
 def _at(law: Distribution, params: Params, context: Context) -> tuple[Distribution, Params, Context]:
     """An `Amortized` law at its context, any other as it is: the draw and the KL then share one product, backwards too."""
     return (law.distribution, law.at(params, context), None) if isinstance(law, Amortized) else (law, params, context)
-
-
-def _optional(context: Context) -> tuple[Array, ...]:
-    return () if context is None else (context,)

@@ -14,6 +14,7 @@ units of the features. The prior is trained with the rest; no gradient passes th
 import dataclasses
 import functools
 import math
+import numbers
 from typing import Any, NamedTuple
 
 import jax
@@ -32,7 +33,7 @@ from genmod.core.statistics import mean_and_sem
 from genmod.core.types import Array, Context, Key, Params, Shape
 from genmod.densities import Head, UniformLevels
 from genmod.losses.quantization import code_usage, nearest_codes, vector_quantization
-from genmod.models.base import Model
+from genmod.models.base import Model, as_raw, present
 
 
 class CodebookReport(NamedTuple):
@@ -67,7 +68,7 @@ class VQVAE(Model):
       num_codes, code_dim: K and D of the codebook, (K, D).
       prior: of the codes, over `Levels(positions, num_codes)`; conditional on the context where it has a context_shape. None:
         uniform.
-      commitment: beta >= 0.
+      commitment: beta >= 0, finite.
       context_shape: of p(x | context).
 
     Metrics of the loss: the bound and its parts in nats; "code_perplexity" and "codes_used", a share, of the batch; and
@@ -93,7 +94,9 @@ class VQVAE(Model):
         object.__setattr__(self, "shape", check_shape("shape", self.shape))
         object.__setattr__(self, "positions", check_shape("positions", self.positions, least=1))
         check_count(num_codes=self.num_codes, code_dim=self.code_dim)
-        check(self.commitment >= 0, f"commitment must be >= 0, got {self.commitment}")
+        if not isinstance(self.commitment, numbers.Real):
+            raise TypeError(f"commitment must be a number, got {self.commitment!r}")
+        check(0 <= self.commitment < math.inf, f"commitment must be >= 0 and finite, got {self.commitment}")
         prior = UniformLevels(self.positions, self.num_codes) if self.prior is None else self.prior
         object.__setattr__(self, "prior", prior)
         check_parts(self, head=Head, prior=Distribution)
@@ -134,7 +137,7 @@ class VQVAE(Model):
 
     def features_one(self, params: Params, x: Array, context: Context = None) -> Array:
         """What is quantised of ONE event, positions + (code_dim,)."""
-        features = nets.apply(self.encoder, params["encoder"], real(x), *_optional(context))
+        features = nets.apply(self.encoder, params["encoder"], *present(real(x), context))
         wanted = (*self.positions, self.code_dim)
         fits = features.shape in (wanted, (math.prod(wanted),))
         check(fits, f"the encoder must give features {wanted}, positions + (code_dim,), got shape {features.shape}")
@@ -208,7 +211,10 @@ class VQVAE(Model):
         return {"distortion_nats": distortion, "rate_nats": rate, "codebook": codebook, "commitment": commitment}, codes
 
     def _random_features(self, params, key, x, context):
-        """A feature of random data for each code, with a hundredth of their spread as noise, so that no two are equal."""
+        """A feature of random data for each code, with a hundredth of their spread as noise, so that no two are equal.
+
+        Where features are all alike, their size, or 1, is taken for the spread.
+        """
         keys = jax.random.split(key)
         num = x.shape[0] * math.prod(self.positions)
         chosen = jax.random.choice(keys[0], num, (self.num_codes,), replace=num < self.num_codes)
@@ -218,22 +224,18 @@ class VQVAE(Model):
         found = features(x[rows], None if context is None else context[rows]).reshape(self.num_codes, -1, self.code_dim)
         found = jnp.take_along_axis(found, position[:, None, None], 1)[:, 0]
         noise = jax.random.normal(keys[1], found.shape, found.dtype)
-        return found + 0.01 * found.std(0)[None] * noise
+        size, spread = jnp.abs(found).max(0), found.std(0)
+        alike = spread <= 8.0 * jnp.finfo(found.dtype).eps * size  # equal numbers may differ from their mean by rounding
+        return found + 0.01 * jnp.where(alike, jnp.maximum(size, 1.0), spread)[None] * noise
 
     def _for_prior(self, context):
         return None if self.prior.context_shape is None else context
 
     def _raw(self, params, vectors, context=None):
-        raw = nets.apply(self.decoder, params["decoder"], vectors, *_optional(context))
-        wanted, num = (*self.shape, self.head.num_params), math.prod(self.shape) * self.head.num_params
-        check(raw.size == num, f"the decoder must give {num} raw numbers, {wanted} of {self.head}, got {raw.shape}")
-        return raw.reshape(wanted)
+        raw = nets.apply(self.decoder, params["decoder"], *present(vectors, context))
+        return as_raw("the decoder", raw, self.shape, self.head)
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def _restarted(model, params, key, x, context):
     return model._random_features(params, key, x, context)
-
-
-def _optional(context: Context) -> tuple[Array, ...]:
-    return () if context is None else (context,)

@@ -11,6 +11,8 @@ outputs). The gradient is that with u and v held: where they have converged, exa
 
 A network of dense layers, with activations of slope at most 1, then has a Lipschitz constant of at most bound^layers. That of a
 convolution may be larger, by up to the square root of the size of its kernel; masked kernels (`MADE`) are normalised unmasked.
+Kernels (inputs, heads, dim), of queries, keys and values in attention and of `nn.DenseGeneral` with several axes of outputs, are
+taken as matrices (inputs heads, dim) too: their layer, inputs -> (heads, dim), may be larger, by up to sqrt(min(heads, dim)).
 """
 
 from typing import Any
@@ -83,12 +85,14 @@ class SpectralNorm(nn.Module):
     """`module` with every kernel of largest singular value `bound`, without state.
 
     Attributes:
-      module: any module. bound: of each kernel.
+      module: any module, an instance. bound: of each kernel as a matrix (all other axes, last axis). The layer itself may be
+        larger for convolutions, and by up to sqrt(min(heads, dim)) for kernels (inputs, heads, dim) of attention.
       num_iterations: of the power method at each call, from vectors that are always the same. The singular values of a random
         kernel of 128 x 128 exceed the bound by some 1 % after 20 iterations, by 3 % after 10. The cost does not grow with the
         batch.
 
-    Parameters: {"unnormalized": those of the module}. Raises ValueError for a bound or a number that is not positive.
+    Parameters: {"unnormalized": those of the module}. Raises TypeError for a module that is none, such as a class, and ValueError
+    for a bound or a number that is not positive.
     """
 
     module: nn.Module
@@ -96,6 +100,8 @@ class SpectralNorm(nn.Module):
     num_iterations: int = 20
 
     def __post_init__(self):
+        if not isinstance(self.module, nn.Module):
+            raise TypeError(f"module must be a Linen module, an instance such as gm.nets.MLP((64,)), got {self.module!r}")
         check_positive(bound=self.bound)
         check_count(num_iterations=self.num_iterations)
         super().__post_init__()

@@ -48,6 +48,8 @@ class ImportanceReport(NamedTuple):
       num_zero, num_failed: draws whose weight is zero, and whose log-weight is NaN.
       unseen_nats: log of the largest weight at a probe, minus that of the sum of all weights; -inf without probes. Above zero
         one draw at this place would have outweighed all draws together: q does not cover p.
+
+    Sizes, shares and standard errors are NaN where all weights are zero, or one is NaN or infinite.
     """
 
     num_draws: int
@@ -72,10 +74,16 @@ class ImportanceReport(NamedTuple):
         found = []
         if self.num_failed:
             found.append(f"{int(self.num_failed)} log-weights are NaN")
-        if np.isnan(self.k_hat) and not self.num_failed:
+        if self.num_zero + self.num_failed == self.num_draws and self.num_zero:
+            found.append("no weight is above zero: no draw of the proposal lies in the support of p")
+        elif np.isposinf(self.log_normalizer):
+            found.append("a weight is infinite")
+        elif np.isnan(self.k_hat) and not self.num_failed:
             found.append("too few draws for k-hat")
         if self.k_hat > self.k_limit:
             found.append(f"k-hat {float(self.k_hat):.2f} > {self.k_limit:.2f}: the proposal's tails are too light")
+        if np.isnan(self.unseen_nats) and not self.num_failed:
+            found.append("a log-weight at a probe is NaN")
         if self.unseen_nats > 0:
             found.append(f"the proposal does not cover a probe, which outweighs all draws by {float(self.unseen_nats):.1f} nats")
         return tuple(found)
@@ -172,7 +180,7 @@ def importance_report(log_weights: Array, probe_log_weights: Array | None = None
 
 @jax.jit
 def _reported(log_weights: Array, probes: Array) -> tuple[Array, ...]:
-    num, mean = log_weights.shape[0], log_mean(log_weights)
+    num, mean, probe = log_weights.shape[0], log_mean(log_weights), probes.max()
     return (
         mean.value,
         mean.sem,
@@ -182,7 +190,7 @@ def _reported(log_weights: Array, probes: Array) -> tuple[Array, ...]:
         jnp.exp(log_weights.max() - mean.value) / num,
         jnp.sum(log_weights == -jnp.inf),
         jnp.sum(jnp.isnan(log_weights)),
-        probes.max() - mean.value - np.log(num),
+        jnp.where(probe == -jnp.inf, probe, probe - mean.value - np.log(num)),
     )
 
 

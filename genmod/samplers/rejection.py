@@ -10,7 +10,9 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
+from jax.core import Tracer
 from jax.flatten_util import ravel_pytree
 from jax.typing import ArrayLike
 
@@ -29,7 +31,7 @@ class Rejection(NamedTuple):
       num_attempts: proposals made. acceptance_rate: the share of them that was accepted. acceptance_sem: its standard error.
       log_bound: log M, in nats; the last one, where it was raised on the way.
       largest_excess: the largest log f - log q - log M of all proposals, in nats, M the bound of their time: above zero the worst
-        violation. All proposals keep the bound log_bound + largest_excess, if log_bound was given.
+        violation. All proposals keep the bound log_bound + largest_excess, if log_bound was given. -inf: none was in the support.
       num_violations: proposals at which the bound was broken. num_failed: at which log f - log q was NaN, which are rejected.
     """
 
@@ -50,8 +52,8 @@ class Rejection(NamedTuple):
 
     @property
     def is_exact(self) -> bool:
-        """False where the draws are known not to be exact: the bound was broken, or a density was NaN."""
-        return not (bool(self.num_violations) or bool(self.num_failed))
+        """False where the draws are known not to be exact: the bound was broken or is not finite, or a density was NaN."""
+        return bool(jnp.isfinite(self.log_bound)) and not (bool(self.num_violations) or bool(self.num_failed))
 
     @property
     def log_normalizer(self) -> Array:
@@ -63,12 +65,16 @@ class Rejection(NamedTuple):
         parts = [f"{int(self.num_accepted):,} draws of {int(self.num_attempts):,} proposals", rate]
         if not self.is_complete:
             parts.append("INCOMPLETE: the attempts ran out")
+        if not jnp.isfinite(self.log_bound):
+            parts.append(f"NOT EXACT: the bound is {float(self.log_bound)} nats, by which nothing is accepted")
         if self.num_failed:
             parts.append(f"NOT EXACT: {int(self.num_failed)} densities are NaN")
         if self.num_violations:
             worst = float(self.largest_excess)
             parts.append(f"NOT EXACT: {int(self.num_violations)} proposals break the bound, by up to {worst:.3g} nats")
-        if self.is_exact:
+        if self.largest_excess == -jnp.inf:
+            parts.append("no proposal was in the support, so that nothing is known of the bound")
+        elif self.is_exact:
             parts.append(f"no violation of the bound seen, {-float(self.largest_excess):.3g} nats to spare")
         return ", ".join(parts)
 
@@ -88,16 +94,18 @@ def rejection_sample(
     Args:
       log_prob_fn: log f of one position, up to a constant that the bound shares; -inf outside of the support.
       sample_and_log_prob_fn: key -> (a draw of q, its log q), as `proposal_of(...)` gives it.
-      log_bound: log M, one number in nats; `find_log_bound` looks for it.
+      log_bound: log M, one finite number in nats; `find_log_bound` looks for it. Traced, one that is not finite accepts nothing.
       num_draws: how many draws are wanted. max_attempts: proposals after which the search for them ends, rounded up to blocks.
       block_size: proposals that are made at once.
 
     Returns a `Rejection`. Raises TypeError for what is no function or number, ValueError for counts below 1, a bound that is not
-    one number, and functions that do not return one number.
+    one finite number, and functions that do not return one number.
     """
     log_bound = jnp.asarray(log_bound, float)
     if log_bound.shape:
         raise ValueError(f"log_bound must be one number, got shape {log_bound.shape}")
+    if not isinstance(log_bound, Tracer) and not np.isfinite(np.asarray(log_bound)):
+        raise ValueError(f"log_bound must be finite, got {log_bound}; no density has such a bound")
     block = _block_of(log_prob_fn, sample_and_log_prob_fn, block_size)
     return _compiled(key, block, lambda key: log_bound, _kept, num_draws, max_attempts, block_size)
 
@@ -114,8 +122,9 @@ def empirical_supremum_rejection(
     """Rejection without a known bound: log M is the largest log f - log q so far (Caffo et al. 2002, 10.1093/biomet/89.4.745).
 
     It starts with the largest of one block, whose proposals are thrown away, and rises where a later one exceeds it; draws that
-    were accepted before stay. So the draws are not quite exact: their law converges to f / Z as the largest weight is found, if
-    there is a largest one. `num_violations` counts the proposals that broke the bound of their time.
+    were accepted before stay. Where that block misses the support, it starts with the largest of the first block that does not.
+    So the draws are not quite exact: their law converges to f / Z as the largest weight is found, if there is a largest one.
+    `num_violations` counts the proposals that broke the bound of their time.
 
     Args: as in `rejection_sample`. Returns a `Rejection`, whose `log_bound` is the last. Raises as there.
     """
@@ -142,8 +151,8 @@ def find_log_bound(
       sample_and_log_prob_fn: key -> (a draw of q, its log q).
       num_draws: of q. num_starts: the best of them, from each of which num_steps steps are made.
 
-    Returns log M, one number in nats. Raises TypeError for what is no function, ValueError for counts below 1 and more starts
-    than draws.
+    Returns log M, one number in nats. Raises TypeError for what is no function, ValueError for counts below 1, more starts than
+    draws, and (not while tracing) where no draw lies in the support, or log f - log q is infinite at one.
     """
     check_count(num_starts=num_starts, num_steps=num_steps)
     if num_starts > num_draws:
@@ -159,7 +168,15 @@ def find_log_bound(
         found = jax.vmap(lambda x: _climb(lambda x: log_prob_fn(x) - log_q(x), x, num_steps))(starts)
         return jnp.maximum(log_weights.max(), found.max())
 
-    return jax.jit(search)(check_key(key))
+    bound = jax.jit(search)(check_key(key))
+    if not isinstance(bound, Tracer) and bound == -jnp.inf:
+        raise ValueError(
+            f"no draw lies in the support: log_prob_fn is -inf or NaN at all num_draws={num_draws} draws of the proposal; "
+            "raise num_draws, or take a proposal that is nearer to it"
+        )
+    if not isinstance(bound, Tracer) and bound == jnp.inf:
+        raise ValueError("log_prob_fn must be finite relative to the proposal, got a log f - log q of inf; take a wider proposal")
+    return bound
 
 
 def _climb(fn: Callable[[Position], Array], start: Position, num_steps: int) -> Array:
@@ -247,13 +264,14 @@ def _begin(key, block, log_bound, num_draws) -> _Progress:
 def _advance(block, next_bound, num_draws, state: _Progress) -> _Progress:
     keys = jax.random.split(state.key, 3)
     positions, log_ratio = block(keys[0])
+    known = jnp.isfinite(state.log_bound)
     # Rounding of the densities is no violation.
-    scale = 1 + jnp.abs(jnp.where(jnp.isfinite(log_ratio), log_ratio, 0.0)) + jnp.abs(state.log_bound)
-    violated = log_ratio > state.log_bound + 16 * jnp.finfo(log_ratio.dtype).eps * scale
+    scale = 1 + jnp.abs(jnp.where(jnp.isfinite(log_ratio), log_ratio, 0.0)) + jnp.abs(jnp.where(known, state.log_bound, 0.0))
+    violated = known & (log_ratio > state.log_bound + 16 * jnp.finfo(log_ratio.dtype).eps * scale)
     largest = _largest(log_ratio)
     log_bound = next_bound(state.log_bound, largest)
     uniform = jax.random.uniform(keys[1], log_ratio.shape, log_ratio.dtype)
-    accepted = jnp.log(uniform) < log_ratio - log_bound  # never where it is NaN
+    accepted = jnp.isfinite(log_bound) & (jnp.log(uniform) < log_ratio - log_bound)  # never where it is NaN
     place = jnp.where(accepted, state.num_accepted + jnp.cumsum(accepted) - 1, num_draws)
     return _Progress(
         keys[2],
@@ -261,7 +279,7 @@ def _advance(block, next_bound, num_draws, state: _Progress) -> _Progress:
         state.num_accepted + accepted.sum(),
         state.num_blocks + 1,
         log_bound,
-        jnp.maximum(state.largest_excess, largest - state.log_bound),
+        jnp.maximum(state.largest_excess, jnp.where(known, largest - state.log_bound, -jnp.inf)),
         state.num_violations + violated.sum(),
         state.num_failed + jnp.isnan(log_ratio).sum(),
     )

@@ -190,6 +190,8 @@ def _start(model: Model, source: Source) -> Partial:
         return Partial(_InitAlone(model))
     batch = source.arrays
     if not isinstance(batch, Batch):
+        if isinstance(batch, tuple) and type(batch) is not tuple:
+            batch = batch[:2]  # of a NamedTuple that a loss of its own reads, x and context
         try:
             batch = Events(model)("data", batch)
         except (TypeError, ValueError) as error:

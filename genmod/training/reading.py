@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from genmod.core.arrays import check_varying, column_names, to_array, to_context
-from genmod.core.batching import Batch
+from genmod.core.batching import Batch, to_batch
 from genmod.core.checks import check_context
 from genmod.core.distribution import Likelihood
 from genmod.core.rounding import warn_of_coarse_columns
@@ -96,8 +96,6 @@ class Events:
 
 def _parts(name: str, data: Any) -> Batch:
     """x, context and weight as the user gave them."""
-    if isinstance(data, Batch):
-        return data
     if isinstance(data, Mapping):
         unknown = [key for key in data if key not in Batch._fields]
         if unknown or "x" not in data:
@@ -106,11 +104,7 @@ def _parts(name: str, data: Any) -> Batch:
                 "with loss_fn= or step= it may be any pytree"
             )
         return Batch(**data)
-    if isinstance(data, tuple):
-        if not 1 <= len(data) <= 3:
-            raise ValueError(f"{name} must be x, (x, context) or (x, context, weight), got a tuple of {len(data)}")
-        return Batch(*data)
-    return Batch(data)
+    return to_batch(name, data)
 
 
 def _weight(name: str, weight: Any, num: int) -> Any:

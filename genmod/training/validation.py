@@ -1,7 +1,8 @@
 """Validation: any numbers about parameters and held-out rows, (params, key, batch) -> dict of scalars.
 
-Rows are taken in blocks that fit the device; the numbers of the blocks are averaged, weighted by their rows (of a `Batch` with
-weights, by these). What cannot be averaged, a distance between two samples say, is wrapped in `Whole` and gets all rows at once.
+Rows are taken in blocks that fit the device; the numbers of the blocks are averaged, weighted by their rows (of a `Batch` or
+`Padded` with weights, by these). What cannot be averaged, a distance between two samples say, is wrapped in `Whole` and gets all
+rows at once.
 """
 
 import dataclasses
@@ -14,6 +15,7 @@ import jax.numpy as jnp
 
 from genmod.core.batching import Batch
 from genmod.core.description import Description
+from genmod.core.padding import Padded
 from genmod.core.types import Array, Key, Params
 from genmod.models.base import Model
 from genmod.training.reports import check_metrics
@@ -101,6 +103,6 @@ def _cut(rows, start, stop):
 
 
 def _weight(rows):
-    if isinstance(rows, Batch) and rows.weight is not None:
+    if isinstance(rows, Batch | Padded) and rows.weight is not None:
         return jnp.sum(rows.weight)
     return jnp.asarray(jax.tree.leaves(rows)[0].shape[0], jnp.float32)

@@ -11,7 +11,7 @@ import pytest
 
 import genmod as gm
 
-pytestmark = pytest.mark.slow  # a tenant whose family has moved in
+pytestmark = pytest.mark.slow  # the library has the family, and its tests
 
 
 # --- the model ----------------------------------------------------------------------------------------------------------------

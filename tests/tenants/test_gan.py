@@ -11,8 +11,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 
 import genmod as gm
+
+pytestmark = pytest.mark.slow  # what these use of the library has default tests of its own
 
 
 # --- the model ----------------------------------------------------------------------------------------------------------------
