@@ -56,7 +56,7 @@ def renyi_one(
     masses = [log_masses_one(*law) for law in laws]
     if masses[0] is not None and masses[1] is not None:
         possible = masses[0] > -jnp.inf  # levels without mass under q add nothing, whatever p says of them
-        q_mass, p_mass = (jnp.where(possible, mass, 0.0) for mass in masses)
+        q_mass, p_mass = jnp.where(possible, masses[0], 0.0), jnp.where(possible, masses[1], 0.0)
         crossed = jnp.where(possible, alpha * q_mass + (1 - alpha) * p_mass, -jnp.inf)
         return jnp.sum(jax.nn.logsumexp(crossed, -1)) / (alpha - 1)
     rates = [log_rates_one(*law) for law in laws]
