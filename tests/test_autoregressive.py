@@ -45,33 +45,38 @@ PIXELS = GatedPixelCNN(6, num_layers=2, first_kernel_size=3)
 class Case(NamedTuple):
     model: Any
     one_order: bool = True  # the draw's own log p is that of the model
+    slow: bool = False  # close kin of others
 
 
 MODELS = {
-    "words_gru": Case(language_model(WORDS, GRU, num_features=4)),
+    "words_gru": Case(language_model(WORDS, GRU, num_features=4), slow=True),
     "words_transformer": Case(language_model(WORDS, TRANSFORMER, num_features=4)),
     "words_conditional": Case(language_model(WORDS, GRU, num_features=4, **CONTEXT)),
     "bits_conv": Case(AutoregressiveModel(BITS, token_net(CONV, 3, 1, num_features=4), BernoulliHead())),
-    "trits_rnn": Case(language_model(TRITS, Recurrent(nn.SimpleCell(6)), num_features=4)),
-    "trits_lstm": Case(language_model(TRITS, Recurrent(nn.LSTMCell(6)), num_features=4)),
+    "trits_rnn": Case(language_model(TRITS, Recurrent(nn.SimpleCell(6)), num_features=4), slow=True),
+    "trits_lstm": Case(language_model(TRITS, Recurrent(nn.LSTMCell(6)), num_features=4), slow=True),
     "logistic": Case(
         AutoregressiveModel(TRITS, token_net(GRU, 4, 6, num_features=4), DiscretizedLogisticHead(3, num_components=2))
     ),
     "columns": Case(
         AutoregressiveModel(gm.Levels((3, 2), 2), token_net(GRU, 3, 2, conditional=True), BernoulliHead(), (2,), (2,))
     ),
-    "image_conv": Case(AutoregressiveModel(gm.Levels((2, 3, 1), 2), token_net(CONV, 3, 1, num_features=4), BernoulliHead())),
-    "made": Case(MADEModel((5,), MADE((12,)), BernoulliHead())),
+    "image_conv": Case(
+        AutoregressiveModel(gm.Levels((2, 3, 1), 2), token_net(CONV, 3, 1, num_features=4), BernoulliHead()), slow=True
+    ),
+    "made": Case(MADEModel((5,), MADE((12,)), BernoulliHead()), slow=True),
     "made_trits": Case(MADEModel((2, 2), MADE((12, 12)), CategoricalHead(3), ((2, 0, 3, 1),))),
-    "made_linear": Case(MADEModel((4,), MADE(()), CategoricalHead(3), ((3, 1, 0, 2),))),
+    "made_linear": Case(MADEModel((4,), MADE(()), CategoricalHead(3), ((3, 1, 0, 2),)), slow=True),
     "made_logistic": Case(MADEModel((3,), MADE((12,)), DiscretizedLogisticHead(4, 2), **CONTEXT)),
     "made_orders": Case(MADEModel((5,), MADE((12,)), BernoulliHead(), random_orders(5, 3)), one_order=False),
     "pixels": Case(PixelCNN((3, 3, 1), PIXELS, BernoulliHead())),
     "pixels_channels": Case(PixelCNN((2, 2, 2), PIXELS, BernoulliHead(), **CONTEXT)),
-    "pixels_categories": Case(PixelCNN((2, 1, 3), PIXELS, CategoricalHead(3))),
+    "pixels_categories": Case(PixelCNN((2, 1, 3), PIXELS, CategoricalHead(3)), slow=True),
     "pixels_logistic": Case(PixelCNN((2, 2, 1), PIXELS, DiscretizedLogisticHead(4, 2))),
 }
-by_name = pytest.mark.parametrize("name", MODELS)
+by_name = pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * case.slow) for name, case in MODELS.items()]
+)
 
 
 def states_of(model):
@@ -126,7 +131,9 @@ def test_draws_follow_the_table(name):
     assert statistic < stats.chi2(freedom).isf(1e-5), (statistic, freedom)
 
 
-@pytest.mark.parametrize("name", [name for name, case in MODELS.items() if case.one_order])
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[pytest.mark.slow] * case.slow) for n, case in MODELS.items() if case.one_order]
+)
 def test_the_whole_is_the_product_of_the_conditionals_of_sampling(name):
     model, params, _, context, _ = made(name)
     keys = jax.random.split(jax.random.key(4), 20)

@@ -37,7 +37,7 @@ def test_a_context_is_centred_before_it_is_rounded(dtype, x64):
     np.testing.assert_allclose(seen, wanted, rtol=8 * eps, atol=4 * eps**2 * DAY.mean() / DAY.std() + eps)
 
 
-@pytest.mark.parametrize("name", ["real_nvp", "flow_matching", "diffusion"])
+@pytest.mark.parametrize("name", ["real_nvp", "flow_matching", pytest.param("diffusion", marks=pytest.mark.slow)])
 def test_models_keep_the_digits_of_a_context(name, x64, key):
     """float32 data given float64 dates are as well explained as given the dates in units of their own."""
     if name == "diffusion":

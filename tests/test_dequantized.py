@@ -179,6 +179,7 @@ def test_dequantizer_is_a_density_given_the_image(key):
     assert np.abs(means[0] - means[1]).max() > 0.05  # the image is read
 
 
+@pytest.mark.slow
 def test_log_q_of_draws_is_that_of_log_prob(key):
     model, params, _ = trained()
     q, own = model.dequantizer, params["dequantizer"]

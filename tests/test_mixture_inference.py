@@ -108,6 +108,7 @@ def natural(law):
     return [law.concentration, law.strength[:, None] * law.mean, law.strength, law.dof, law.scatter + outer]
 
 
+@pytest.mark.slow
 def test_a_stochastic_step(key, x64):
     """With all data and step size 1 it is a sweep; else a part of the way, and in the mean over minibatches unbiased."""
     x = clusters(40)

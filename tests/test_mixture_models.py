@@ -111,6 +111,7 @@ def test_one_component_is_the_closed_form(key, x64):
     np.testing.assert_allclose(fit.objective, wanted, rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_where_em_ends_the_gradient_vanishes(key, x64):
     """Also a weight of two is a row that stands there twice."""
     x, model = clusters(60), mixture_of_gaussians((2,), 2)

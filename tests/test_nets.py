@@ -167,6 +167,7 @@ def test_noise_levels_do_not_look_alike(net, key):
     assert gaps.min() > 1e-4, jnp.argwhere(gaps == gaps.min())
 
 
+@pytest.mark.slow
 def test_unet_keeps_the_image_and_reads_level_and_context(key):
     net = nets.UNet(4, (1, 2), num_heads=2)
     x, c, context = jax.random.normal(key, (4, 6, 3)), jnp.asarray(0.3), jnp.array([1.0, 0.0])

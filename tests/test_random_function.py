@@ -159,6 +159,7 @@ def test_the_price_of_a_level(key):
         FunctionKL(POSTERIOR, 0)
 
 
+@pytest.mark.slow
 def test_it_closes_the_gap_of_a_weak_encoder(key):
     """A linear encoder of a curve: the same number of steps, the same family of posteriors, so the difference is amortisation."""
     x = np.asarray(PLAIN.sample(PLAIN.init(key, np.zeros((2, 2), "f4")), key, (600,)))

@@ -83,6 +83,7 @@ def test_one_sweep_is_the_curve_of_probabilistic_pca(key):
     assert str(curve).count("+-") == 3 * len(BETAS)
 
 
+@pytest.mark.slow
 def test_its_numbers_are_those_of_the_model(key):
     """Without steps of any size: means and errors of `VAE.rate_distortion` at the parameters given."""
     model, x = pca(), rows()

@@ -90,7 +90,11 @@ def test_steps_converge_to_the_exact_posterior(key):
     np.testing.assert_allclose(held.value, bounds[2], rtol=1e-5)
 
 
-@pytest.mark.parametrize("objective", [ELBO(), LANDING, IWAE(3)], ids=["elbo", "landing", "iwae"])
+@pytest.mark.parametrize(
+    "objective",
+    [pytest.param(ELBO(), marks=pytest.mark.slow), LANDING, pytest.param(IWAE(3), marks=pytest.mark.slow)],
+    ids=["elbo", "landing", "iwae"],
+)
 def test_gradients_pass_through_the_steps(objective, key, x64):
     """Against central differences; past held moves, against those of a loss in which the moves are numbers."""
     params, x = poor(np.float64)
@@ -147,6 +151,7 @@ def test_the_default_optimizer_has_a_derivative_at_a_dead_feature(key):
     assert any(jnp.isnan(leaf).any() for leaf in jax.tree.leaves(slopes))
 
 
+@pytest.mark.slow
 def test_training_lowers_the_bound(key):
     """An encoder with a neck of one number cannot tell two latents: the same steps of training, on data that were not seen."""
     weak = dataclasses.replace(PLAIN, encoder=gm.nets.MLP((1, 4), identity))

@@ -32,7 +32,7 @@ def check(report):
     assert max(report.mean_error, report.covariance_error, report.weight_error) < NUM_SEM
 
 
-@pytest.mark.parametrize("schedule", [SCHEDULES[name] for name in ("variance_preserving", "edm")], ids=["vp", "edm"])
+@pytest.mark.parametrize("schedule", [SCHEDULES["edm"]], ids=["edm"])  # the others: on every schedule
 @pytest.mark.parametrize("name", DETERMINISTIC)
 def test_orders(name, schedule, x64):
     case = DETERMINISTIC[name]

@@ -65,7 +65,7 @@ def by_steps(net, params, x):
     return jax.lax.scan(lambda carry, x_t: net.step(params, carry, x_t), net.init_carry(params), x)
 
 
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
+@pytest.mark.parametrize("dtype", [pytest.param(jnp.float32, marks=pytest.mark.slow), jnp.float64])
 @by_name
 def test_step_by_step_is_the_whole(name, dtype):
     """In one compiled scan, whose carry cannot change its shapes and dtypes."""
