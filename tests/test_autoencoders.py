@@ -42,7 +42,16 @@ POSTERIORS = {
     "gaussian": flows.amortized_posterior(LATENT, FEATURES),
     "full_gaussian": flows.full_gaussian_posterior(LATENT, FEATURES),
 } | {name: flows.amortized_posterior(LATENT, FEATURES, layer, 2) for name, layer in LAYERS.items()}
-SLOW = {"radial", "sylvester_householder", "sylvester_triangular", "real_nvp"}  # close kin of others
+SLOW = {
+    "radial",
+    "full_gaussian",
+    "spline",
+    "sylvester_householder",
+    "sylvester_triangular",
+    "real_nvp",
+    "fixed_scale",
+    "poisson",
+}  # close kin of others
 PRIORS = {
     "normal": Normal(LATENT),
     "factorized": Factorized(NormalHead(), LATENT),
@@ -144,7 +153,7 @@ def test_importance_weights_of_every_prior(prior):
     assert any((g != 0).any() for g in jax.tree.leaves(gradient["prior"]))
 
 
-@pytest.mark.parametrize("head", [name for name in HEADS if name != "bernoulli"])
+@pytest.mark.parametrize("head", [pytest.param(n, marks=[pytest.mark.slow] * (n in SLOW)) for n in HEADS if n != "bernoulli"])
 def test_importance_weights_of_every_head(head):
     model = vae(head=head)
     params, x = moved(model), some_data(model, 3)

@@ -225,7 +225,9 @@ NETS = {
 }
 
 
-@pytest.mark.parametrize("name", NETS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[pytest.mark.slow] * (n not in ("conv", "transformer", "stack"))) for n in NETS]
+)
 def test_cached_logits_are_those_of_the_whole(name):
     """Step by step with a carry, against a new pass over the whole prefix for every step."""
     model = language_model(gm.Levels((6,), 4), NETS[name], num_features=4)

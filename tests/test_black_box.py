@@ -24,6 +24,7 @@ def exact():
     return jax.tree.map(jnp.asarray, params)
 
 
+@pytest.mark.slow
 def test_it_reaches_the_best_of_the_family(key):
     """Mean field: log Z less a gap in closed form, and the effective sample size 1 / E_q[w^2] of two Gaussians; a full Gaussian:
     log Z, and all weights equal."""

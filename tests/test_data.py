@@ -53,6 +53,7 @@ GRIDS = {
     "swiss_roll": (4.5, 0.1),
 }
 
+SLOW = {"gaussian_grid", "pinwheel", "swiss_roll", "twonorm"}  # close kin of others
 by_name = pytest.mark.parametrize("name", TOYS)
 toys_by_name = pytest.mark.parametrize("toy", [t for t, _, _ in TOYS.values()], ids=TOYS)
 in_plane = pytest.mark.parametrize("name", PLANE)
@@ -278,7 +279,7 @@ def test_entropy_inside_jit():
     assert float(jax.jit(lambda y: y + toy.entropy())(0.0)) == pytest.approx(toy.entropy(), rel=1e-6)
 
 
-@by_name
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n in SLOW)) for n in TOYS])
 def test_dataset_of_each_toy(name):
     toy, draw, limit = TOYS[name]
     d = draw(KEY, 1)

@@ -50,7 +50,9 @@ def log_prob_by_flow(integrator, divergence, denoiser, schedule, base_log_prob, 
     return base_log_prob(z) + log_det
 
 
-@pytest.mark.parametrize("name", ["variance_preserving", "edm", *(pytest.param(n, marks=pytest.mark.slow) for n in CONTINUOUS)])
+@pytest.mark.parametrize(
+    "name", ["edm", *(pytest.param(n, marks=pytest.mark.slow) for n in ("variance_preserving", *CONTINUOUS))]
+)
 def test_likelihood_of_the_probability_flow(name, x64):
     """To 1e-5 nats, also where the noise is 80 times the data."""
     log_prob_fn = functools.partial(log_prob_by_flow, TIGHT, gm.dynamics.Exact())

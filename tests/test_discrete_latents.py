@@ -80,7 +80,8 @@ CASES = {
         StraightThrough(RelaxedPoisson((1,), 0.1, 6.0)), ELBO(analytic_kl=False), np.arange(30, dtype=np.float32)[:, None]
     ),
 }
-by_name = pytest.mark.parametrize("name", CASES)
+KIN = ("levels", "mixture", "relaxed_bits", "one_hot_by_scores")
+by_name = pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n in KIN)) for n in CASES])
 
 
 @functools.cache

@@ -442,8 +442,7 @@ def nll_gradient(name):
     "name",
     [
         "adaptive_dopri5",
-        "backsolve",
-        *(pytest.param(n, marks=pytest.mark.slow) for n in ("direct", "per_example", "checkpointed")),
+        *(pytest.param(n, marks=pytest.mark.slow) for n in ("backsolve", "direct", "per_example", "checkpointed")),
     ],
 )
 def test_every_adjoint_gives_the_gradient_of_the_likelihood(name, x64):

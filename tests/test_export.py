@@ -27,7 +27,7 @@ def shapes(tree):
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=() if name in ("normal", "conditional_spline") else pytest.mark.slow) for name in MODELS]
+    "name", [pytest.param(name, marks=() if name in ("normal", "real_nvp") else pytest.mark.slow) for name in MODELS]
 )
 def test_exported_with_an_open_batch_size(name, key):
     model = MODELS[name]

@@ -221,6 +221,7 @@ def losses_of_the_best_filter(x):
     return 0.5 * (least + np.einsum("ns,st,nt->n", offset, p, offset))
 
 
+@pytest.mark.slow
 def test_the_bound_of_a_vae_over_sequences(key):
     """A recurrent encoder: importance weights give the Kalman filter's evidence, and the bound is that of the best filter."""
     x = simulated(4_000, 6)[1]

@@ -21,6 +21,7 @@ CONTINUOUS = {"ffjord", "flow_matching"}  # test_flow_matching.py has cheaper te
 SLOW = {
     "neural_autoregressive_flow",
     "autoregressive_spline_flow",
+    "glow_1d",
     "sylvester_flow_householder",
     "sylvester_flow_triangular",
     *CONTINUOUS,
@@ -128,7 +129,7 @@ def test_samples_follow_the_density(name, key):
     assert distance < 2.2 / np.sqrt(num)  # exceeded once in 8,000 draws of a right sampler
 
 
-@by_name
+@by_name_some_slow
 def test_samples_and_their_log_prob_agree(name, key):
     flow, params, _, _ = built(name, 3)
     x, log_prob = jax.jit(flow.sample_and_log_prob, static_argnums=2)(params, key, 256)
@@ -137,7 +138,7 @@ def test_samples_and_their_log_prob_agree(name, key):
     np.testing.assert_allclose(flow.log_prob(params, x), log_prob, rtol=1e-3, atol=2e-3)
 
 
-@by_name
+@by_name_some_slow
 def test_gradients_reach_every_parameter(name, key):
     flow, params, x, _ = built(name, 3)
     grads = jax.jit(jax.grad(lambda p: flow.loss(p, key, x)[0]))(params)

@@ -345,6 +345,7 @@ def test_levels_of_bits_by_the_score_function(key):
     assert model.split(jnp.asarray([1.0, 0.0, 1.0]))[0].dtype == jnp.uint8
 
 
+@pytest.mark.slow
 def test_training_reaches_the_entropy():
     """Three levels of the builder, through `fit`: the bound rises from that of uniform bits to near the entropy."""
     probabilities = np.array([0.3, 0.02, 0.05, 0.18, 0.02, 0.03, 0.1, 0.3])

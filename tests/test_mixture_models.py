@@ -87,6 +87,7 @@ def test_every_sweep_is_that_of_scikit_learn(kind, key, x64):
 # --- against exact laws --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_infinitely_many_data(key, x64):
     """.4 N(-2, 1) + .6 N(3, .7^2) as weighted nodes of a quadrature: its entropy, and its best single Gaussian."""
     nodes = np.linspace(-12.0, 12.0, 4_001)

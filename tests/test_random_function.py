@@ -133,6 +133,7 @@ def test_what_it_is_at_the_start(key):
     np.testing.assert_allclose(tiny.log_prob(same, x, key=key), PLAIN.log_prob(plain, x, key=key), rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_the_price_of_a_level(key):
     """In a hierarchical VAE: the KL of that level's function, one level's or both."""
     model = gm.flows.hierarchical_autoencoder((2,), (1, 1), head=NormalHead(0.3), hidden_sizes=(2,))

@@ -240,6 +240,7 @@ def circular_vae():
     )
 
 
+@pytest.mark.slow
 def test_a_latent_on_a_circle(key):
     """Data on an ellipse. The evidence by quadrature over the angle is the mean importance weight, and the bound comes near."""
     angle = jax.random.uniform(key, (512,), maxval=2 * math.pi)
