@@ -10,7 +10,7 @@ from experiments import latent_flow, latent_structures, prediction_table, vae, v
 TINY = {"num_steps": 40, "latent_dim": 3, "hidden_sizes": [8, 8]}
 RUNS = {
     "vae": (vae, TINY | {"num_draws": 20, "num_test": 20, "posterior": "planar", "num_layers": 2, "warm_up": 10}),
-    "convolutional": (vae, TINY | {"num_draws": 20, "num_test": 20, "channels": (4, 8)}),
+    "convolutional": (vae, TINY | {"num_draws": 20, "num_test": 20, "channels": [4, 8]}),
     "vae_posteriors": (vae_posteriors, TINY | {"num_draws": 20, "num_test": 20, "posteriors": ["gaussian", "iaf"]}),
     "latent_flow": (latent_flow, TINY | {"num_prior_steps": 40, "num_test": 20, "prior_hidden_sizes": [8]}),
     "latent_structures": (
