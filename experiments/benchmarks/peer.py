@@ -13,7 +13,7 @@ import dataclasses
 import importlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import numpy as np
 
@@ -36,6 +36,11 @@ class Cell:
     checks: tuple[str, ...] = ()  # what is checked, in this order, after the first calls and before the timing
     num_steps: int = 0  # of training that a check may take
     turn_seconds: float = 0.3  # CPU time that a library's turn aims at
+
+    @classmethod
+    def of_run(cls, **sizes: int) -> Self:
+        """A cell of one operation, "run", whose problem is named by the sizes, the fields that its family adds."""
+        return cls(problem="x".join(map(str, sizes.values())), operations=("run",), checks=("run",), **sizes)
 
 
 class Peer(Protocol):

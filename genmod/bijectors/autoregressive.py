@@ -20,8 +20,8 @@ from genmod.bijectors.linear import vector_dim
 from genmod.bijectors.permutation import check_order
 from genmod.bijectors.transformers import Transformer
 from genmod.core.checks import check_parts
-from genmod.core.numerics import flat_context
-from genmod.core.types import Array, Context, Shape
+from genmod.core.numerics import context_inputs
+from genmod.core.types import Array, Shape
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,7 +57,8 @@ class Autoregressive(InfoBijector):
 
     def _init(self, key, x, context):
         vector_dim(self, x)
-        return nets.init(self._network(), key, self._seen(x[0]), *_flat(None if context is None else context[0], x.dtype))
+        rest = context_inputs(None if context is None else context[0], x.dtype)
+        return nets.init(self._network(), key, self._seen(x[0]), *rest)
 
     def _move(self, params, event, context, key, inverse, log_det):
         ordered = self._ordered(event)
@@ -69,7 +70,7 @@ class Autoregressive(InfoBijector):
 
     def _backward(self, params, x, context):
         if isinstance(self.conditioner, nets.MADE):
-            flat = _flat(context, x.dtype) or (None,)
+            flat = context_inputs(context, x.dtype) or (None,)
             return self._network().scan(params, self.transformer.inverse, x, *flat, features=self._seen)
 
         def step(z, i):
@@ -79,7 +80,8 @@ class Autoregressive(InfoBijector):
         return jax.lax.scan(step, jnp.zeros_like(x), jnp.arange(x.shape[0]))
 
     def _raw(self, params, ordered, context):
-        raw = nets.apply(self._network(), params, self._seen(ordered), *_flat(context, ordered.dtype)).astype(ordered.dtype)
+        rest = context_inputs(context, ordered.dtype)
+        raw = nets.apply(self._network(), params, self._seen(ordered), *rest).astype(ordered.dtype)
         wanted = (*ordered.shape, self.transformer.num_params)
         if raw.shape != wanted:
             raise ValueError(f"the conditioner must return shape (D, num_params) = {wanted}, got {raw.shape}")
@@ -99,7 +101,3 @@ class Autoregressive(InfoBijector):
 
     def _unordered(self, event: Array) -> Array:
         return event if self.order is None else event[np.argsort(self.order)]
-
-
-def _flat(context: Context, dtype: Any) -> tuple[Array, ...]:
-    return () if context is None else (flat_context(context, dtype),)

@@ -53,6 +53,11 @@ def flat_context(context: Array, dtype: Any) -> Array:
     return context.reshape(-1).astype(dtype)
 
 
+def context_inputs(context: Context, dtype: Any) -> tuple[Array, ...]:
+    """The flat context as further input of a network; none where there is no context."""
+    return () if context is None else (flat_context(context, dtype),)
+
+
 def refuse_label(dtype: Any, size: int) -> None:
     """Raises TypeError for a context of one integer, which may be a label: as a number it would give classes an order."""
     if size == 1 and jnp.issubdtype(dtype, jnp.integer):

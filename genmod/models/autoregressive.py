@@ -22,8 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from genmod import losses
-from genmod.core.batching import broadcast_rows, row_keys, unflatten, vmap_blocks, vmap_events
+from genmod.core.batching import broadcast_rows, row_keys, unflatten, vmap_blocks
 from genmod.core.checks import check_context, check_count, check_parts, check_positive, check_shape, check_sizes
 from genmod.core.distribution import Likelihood, check_params, over_events
 from genmod.core.event import Levels, Tokens
@@ -33,7 +32,7 @@ from genmod.core.statistics import mean_and_sem
 from genmod.core.types import Array, Context, Key, Params, Shape
 from genmod.densities import CategoricalHead, Head
 from genmod.densities.truncation import check_top_k, check_top_p, tempered
-from genmod.models.base import Model
+from genmod.models.base import Model, likelihood_loss
 from genmod.nets import SequenceNet, token_net
 
 
@@ -95,11 +94,10 @@ class AutoregressiveModel(Model):
         return self._split(self.net.apply(params["net"], self.inputs_one(self._steps(x)[:-1], context)))
 
     def loss(self, params, key, batch, *, step=None):
-        x, context, weight = self.read(batch)
-        log_prob = vmap_events(self.log_prob_one, (None, 0, None if context is None else 0))(params, x, context)
-        loss, metrics = losses.negative_log_likelihood(lambda _: log_prob, x, weight=weight)
+        batch = self.read(batch)
+        loss, metrics = likelihood_loss(self, params, key, batch)
         if isinstance(self.event, Tokens):
-            tokens, _ = mean_and_sem(self.event.num_units(x), weight)
+            tokens, _ = mean_and_sem(self.event.num_units(batch.x), batch.weight)
             metrics["nats_per_token"] = loss / jnp.maximum(tokens, jnp.finfo(tokens.dtype).tiny)
         return loss, metrics
 

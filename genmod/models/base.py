@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
+from genmod import losses
 from genmod.core.arrays import to_array
 from genmod.core.batching import Batch, row_keys, to_batch, vmap_events
 from genmod.core.checks import check, check_context
@@ -136,6 +137,15 @@ class LatentModel(Model, abc.ABC):
         if key is None:
             raise ValueError(f"the bound of a {type(self).__name__} is a random draw: pass key=...")
         return key
+
+
+def likelihood_loss(model: Model, params: Params, key: Key, batch: Batch) -> tuple[Array, dict[str, Array]]:
+    """The loss of a model that is trained by its log_prob_one: the (weighted) mean of -log p over a batch that was read."""
+    x, context, weight = batch
+    keys = None if model.likelihood is Likelihood.EXACT else row_keys(key, x.shape[0])
+    axes = (None, 0, None if context is None else 0, None if keys is None else 0)
+    log_prob = vmap_events(model.log_prob_one, axes)(params, x, context, keys)
+    return losses.negative_log_likelihood(lambda _: log_prob, x, name=model.likelihood.nll_key, weight=weight)
 
 
 def present(*inputs: Array | None) -> tuple[Array, ...]:

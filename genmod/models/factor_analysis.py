@@ -21,13 +21,11 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from genmod import losses
-from genmod.core.batching import vmap_events
 from genmod.core.checks import check_count, check_positive, check_weighted
 from genmod.core.distribution import over_events
 from genmod.core.event import Real
 from genmod.core.types import Array, Key, Params, Shape
-from genmod.models.base import EMModel
+from genmod.models.base import EMModel, likelihood_loss
 
 _LOG_2PI = math.log(2 * math.pi)
 
@@ -81,9 +79,7 @@ class _LinearGaussian(EMModel, abc.ABC):
         return {"mean": rows.mean(0), "loading": loading, "log_scale": self._log_scale(0.5 * variance)}
 
     def loss(self, params, key, batch, *, step=None):
-        x, _, weight = self.read(batch)
-        log_prob_fn = vmap_events(lambda x: self.log_prob_one(params, x))
-        return losses.negative_log_likelihood(log_prob_fn, x, weight=weight)
+        return likelihood_loss(self, params, key, self.read(batch))
 
     def log_prob_one(self, params, x, context=None, key=None):
         return self._explain(params, x[None])[1][0]

@@ -17,8 +17,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from genmod import losses
-from genmod.core.batching import vmap_blocks, vmap_events
+from genmod.core.batching import vmap_blocks
 from genmod.core.checks import check_count, check_parts, check_positive, check_weighted
 from genmod.core.description import Description
 from genmod.core.event import Real
@@ -26,7 +25,7 @@ from genmod.core.params import Fixed
 from genmod.core.types import Array, Params, Shape
 from genmod.densities.covariances import Covariance, FullCovariance, floored_factor, inverse_factor, parameters_of
 from genmod.densities.radial import GaussianDensity, RadialDensity
-from genmod.models.base import Model
+from genmod.models.base import Model, likelihood_loss
 
 _BLOCK = 1_024
 # The least variance of data by which a bandwidth is scaled, in squared units of the data: one row has none.
@@ -146,9 +145,7 @@ class KernelDensity(Model):
         return _of_data(self, x, jnp.ones(x.shape[0]))
 
     def loss(self, params, key, batch, *, step=None):
-        x, _, weight = self.read(batch)
-        log_prob_fn = vmap_events(lambda x: self.log_prob_one(params, x))
-        return losses.negative_log_likelihood(log_prob_fn, x, weight=weight)
+        return likelihood_loss(self, params, key, self.read(batch))
 
     def log_prob_one(self, params, x, context=None, key=None):
         held = params.constant

@@ -11,7 +11,6 @@ Sampling computes each hidden unit once, right after the entry it waits for: D c
 
 import dataclasses
 import math
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -22,10 +21,10 @@ from genmod.core.batching import vmap_events
 from genmod.core.checks import check_parts, check_shape
 from genmod.core.distribution import Likelihood
 from genmod.core.event import Event, Levels
-from genmod.core.numerics import flat_context, real
+from genmod.core.numerics import context_inputs, real
 from genmod.core.types import Array, Context, Key, Params, Shape
 from genmod.densities import CategoricalHead, Head
-from genmod.models.base import Model
+from genmod.models.base import Model, likelihood_loss
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,17 +74,16 @@ class MADEModel(Model):
         return self.head.reparameterized and self._num_orders == 1
 
     def loss(self, params, key, batch, *, step=None):
-        x, context, weight = self.read(batch)
-        axes = (None, 0, None if context is None else 0)
+        x, context, weight = batch = self.read(batch)
         if self._num_orders == 1 or step is None:
-            log_prob = vmap_events(self.log_prob_one, axes)(params, x, context)
-            return losses.negative_log_likelihood(lambda _: log_prob, x, weight=weight)
+            return likelihood_loss(self, params, key, batch)
+        axes = (None, 0, None if context is None else 0)
         order = self._orders[jax.random.randint(key, (), 0, self._num_orders)]
         log_prob = vmap_events(lambda p, x, c: self._log_prob_in_order(p, x, c, order), axes)(params, x, context)
         return losses.negative_log_likelihood(lambda _: log_prob, x, name="nll_upper_bound_nats", weight=weight)
 
     def _init(self, key, x, context):
-        rest = () if context is None else (flat_context(context[0], real(context).dtype),)
+        rest = () if context is None else context_inputs(context[0], real(context).dtype)
         return {"net": nets.init(self._network, key, self._seen(real(x[0]).reshape(-1)), *rest)}
 
     def log_prob_one(self, params, x, context=None, key=None):
@@ -108,7 +106,7 @@ class MADEModel(Model):
     def _log_prob_in_order(self, params: Params, x: Array, context: Context, order: Array) -> Array:
         x = x.reshape(-1)[order]
         seen = self._seen(real(x))
-        raw = nets.apply(self._network, self._reordered(params, order), seen, *self._flat(context, seen.dtype))
+        raw = nets.apply(self._network, self._reordered(params, order), seen, *context_inputs(context, seen.dtype))
         return self.head.log_prob(raw, x).sum()
 
     def _draw(self, params: Params, key: Key, context: Context, order: Array) -> tuple[Array, Array]:
@@ -120,7 +118,7 @@ class MADEModel(Model):
             return x.astype(dtype), self.head.log_prob(raw, x)
 
         reordered, numbers = self._reordered(params, order), jnp.arange(self._dim, dtype=dtype)
-        rest = self._flat(context, dtype) or (None,)
+        rest = context_inputs(context, dtype) or (None,)
         x, log_p = self._network.scan(reordered, next_input, numbers, *rest, features=self._seen)
         x = jnp.zeros_like(x).at[order].set(x).reshape(self.shape)
         return x if jnp.issubdtype(self.event.dtype, jnp.floating) else x.astype(self.event.dtype), log_p.sum()
@@ -142,9 +140,6 @@ class MADEModel(Model):
         if isinstance(self.head, CategoricalHead):
             return jax.nn.one_hot(x.astype(jnp.int32), self.event.num_levels, dtype=x.dtype)
         return x * (2.0 / max(1, self.event.num_levels - 1)) - 1.0
-
-    def _flat(self, context: Context, dtype: Any) -> tuple[Array, ...]:
-        return () if context is None else (flat_context(context, dtype),)
 
     @property
     def _network(self) -> nets.MADE:

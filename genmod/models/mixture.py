@@ -16,15 +16,13 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from genmod import losses
-from genmod.core.batching import vmap_events
 from genmod.core.checks import check_count, check_function, check_parts
 from genmod.core.distribution import over_events
 from genmod.core.spread import Chosen, spread_rows
 from genmod.core.types import Array, Key, Params, Shape
 from genmod.densities.components import VACANT, CategoricalComponents, Components, GaussianComponents
 from genmod.densities.covariances import Covariance, FullCovariance
-from genmod.models.base import EMModel
+from genmod.models.base import EMModel, likelihood_loss
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,9 +67,7 @@ class Mixture(EMModel):
         return {"logits": jnp.log(count / count.sum()), "components": components}
 
     def loss(self, params, key, batch, *, step=None):
-        x, _, weight = self.read(batch)
-        log_prob_fn = vmap_events(lambda x: self.log_prob_one(params, x))
-        return losses.negative_log_likelihood(log_prob_fn, x, weight=weight)
+        return likelihood_loss(self, params, key, self.read(batch))
 
     def log_prob_one(self, params, x, context=None, key=None):
         return jax.nn.logsumexp(self._log_joint(params, x[None])[:, 0])

@@ -21,14 +21,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from genmod import losses
 from genmod.core.arrays import to_array
-from genmod.core.batching import vmap_events
 from genmod.core.checks import check_count, check_function, check_positive
 from genmod.core.distribution import Likelihood, over_events
 from genmod.core.event import Levels, Tokens
 from genmod.core.types import Array, Key, Params
-from genmod.models.base import Model
+from genmod.models.base import Model, likelihood_loss
 
 _MAX_ENTRIES = 2**28
 
@@ -92,9 +90,7 @@ class NGram(Model):
         return found
 
     def loss(self, params, key, batch, *, step=None):
-        x, _, weight = self.read(batch)
-        log_prob = vmap_events(self.log_prob_one, (None, 0))(params, x)
-        return losses.negative_log_likelihood(lambda _: log_prob, x, weight=weight)
+        return likelihood_loss(self, params, key, self.read(batch))
 
     def _init(self, key, x, context):
         return {"logits": jnp.zeros((self.num_histories, self.num_tokens))}

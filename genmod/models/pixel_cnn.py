@@ -12,15 +12,14 @@ import math
 import jax
 import jax.numpy as jnp
 
-from genmod import losses, nets
-from genmod.core.batching import vmap_events
+from genmod import nets
 from genmod.core.checks import check_parts, check_shape
 from genmod.core.distribution import Likelihood
 from genmod.core.event import Levels
-from genmod.core.numerics import flat_context, real
+from genmod.core.numerics import context_inputs, real
 from genmod.core.types import Array, Context, Params, Shape
 from genmod.densities import Head
-from genmod.models.base import Model
+from genmod.models.base import Model, likelihood_loss
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,17 +64,14 @@ class PixelCNN(Model):
         x = real(x)
         if isinstance(self.event, Levels):
             x = x * (2.0 / max(1, self.event.num_levels - 1)) - 1.0
-        rest = () if context is None else (flat_context(context, x.dtype),)
-        return nets.apply(self._network, params["net"], x, *rest)
+        return nets.apply(self._network, params["net"], x, *context_inputs(context, x.dtype))
 
     def loss(self, params, key, batch, *, step=None):
-        x, context, weight = self.read(batch)
-        log_prob = vmap_events(self.log_prob_one, (None, 0, None if context is None else 0))(params, x, context)
-        return losses.negative_log_likelihood(lambda _: log_prob, x, weight=weight)
+        return likelihood_loss(self, params, key, self.read(batch))
 
     def _init(self, key, x, context):
         x = real(x[0])
-        return {"net": nets.init(self._network, key, x, *(() if context is None else (flat_context(context[0], x.dtype),)))}
+        return {"net": nets.init(self._network, key, x, *context_inputs(None if context is None else context[0], x.dtype))}
 
     def log_prob_one(self, params, x, context=None, key=None):
         return self.head.log_prob(self.raw_one(params, x, context), x).sum()

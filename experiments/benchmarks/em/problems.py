@@ -60,14 +60,13 @@ def check(cell: Cell, arrays: Arrays, peer: Peer, name: str, num_steps: int) -> 
     return {"error, nats per row": float(abs(result(peer, name, arrays["x"]) - arrays["log_likelihood"]))}
 
 
-def _cell(num_rows: int, dim: int) -> Cell:
-    name = f"{num_rows}x{dim}"
-    return Cell(problem=name, operations=("run",), checks=("run",), num_rows=num_rows, dim=dim)
-
-
 FAMILY = Family(
     title="EM of Gaussian mixtures",
-    cells={"1000000x2": _cell(1_000_000, 2), "100000x10": _cell(100_000, 10), "tiny": _cell(500, 2)},
+    cells={
+        "1000000x2": Cell.of_run(num_rows=1_000_000, dim=2),
+        "100000x10": Cell.of_run(num_rows=100_000, dim=10),
+        "tiny": Cell.of_run(num_rows=500, dim=2),
+    },
     quick=("100000x10",),
     make=make,
     check=check,

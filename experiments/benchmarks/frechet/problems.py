@@ -43,14 +43,13 @@ def check(cell: Cell, arrays: Arrays, peer: Peer, name: str, num_steps: int) -> 
     return {"distance": value, "relative error": abs(value / truth - 1.0)}
 
 
-def _cell(num_rows: int, num_features: int) -> Cell:
-    name = f"{num_rows}x{num_features}"
-    return Cell(problem=name, operations=("run",), checks=("run",), num_rows=num_rows, num_features=num_features)
-
-
 FAMILY = Family(
     title="Frechet distance of features",
-    cells={"10000x2048": _cell(10_000, 2_048), "5000x512": _cell(5_000, 512), "tiny": _cell(50, 8)},
+    cells={
+        "10000x2048": Cell.of_run(num_rows=10_000, num_features=2_048),
+        "5000x512": Cell.of_run(num_rows=5_000, num_features=512),
+        "tiny": Cell.of_run(num_rows=50, num_features=8),
+    },
     quick=("5000x512",),
     make=make,
     check=check,

@@ -49,14 +49,13 @@ def check(cell: Cell, arrays: Arrays, peer: Peer, name: str, num_steps: int) -> 
     return {"rms error": np.sqrt(np.mean(error**2)), "variance of the particles": np.var(arrays["moved"] + error)}
 
 
-def _cell(num_particles: int, dim: int) -> Cell:
-    name = f"{num_particles}x{dim}"
-    return Cell(problem=name, operations=("run",), checks=("run",), num_particles=num_particles, dim=dim)
-
-
 FAMILY = Family(
     title="Stein variational gradient descent",
-    cells={"100x50": _cell(100, 50), "400x50": _cell(400, 50), "tiny": _cell(10, 3)},
+    cells={
+        "100x50": Cell.of_run(num_particles=100, dim=50),
+        "400x50": Cell.of_run(num_particles=400, dim=50),
+        "tiny": Cell.of_run(num_particles=10, dim=3),
+    },
     quick=("100x50",),
     make=make,
     check=check,
