@@ -29,6 +29,8 @@ class Config:
     models: tuple[Name, ...] = ("made", "made_orders", "pixel_cnn")
     hidden_sizes: tuple[int, ...] = (500,)
     """Of MADE."""
+    direct: bool = True
+    """Whether the outputs of MADE also read the pixels before them linearly."""
     num_orders: int = 8
     """Of made_orders."""
     num_features: int = 32
@@ -72,7 +74,7 @@ def make(config: Config, name: Name, shape: tuple[int, ...]) -> gm.Model:
         return gm.models.PixelCNN(shape, gm.nets.GatedPixelCNN(config.num_features, config.num_layers), BernoulliHead())
     size = shape[0] * shape[1] * shape[2]
     orders = gm.models.random_orders(size, config.num_orders, config.seed) if name == "made_orders" else None
-    return gm.models.MADEModel(shape, gm.nets.MADE(config.hidden_sizes), BernoulliHead(), orders)
+    return gm.models.MADEModel(shape, gm.nets.MADE(config.hidden_sizes, direct=config.direct), BernoulliHead(), orders)
 
 
 def train(config: Config, run: gm.lab.Run, name: Name, model: gm.Model, data: gm.data.Dataset, key: jax.Array) -> Any:

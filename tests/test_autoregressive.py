@@ -65,10 +65,10 @@ MODELS = {
         AutoregressiveModel(gm.Levels((2, 3, 1), 2), token_net(CONV, 3, 1, num_features=4), BernoulliHead()), slow=True
     ),
     "made": Case(MADEModel((5,), MADE((12,)), BernoulliHead()), slow=True),
-    "made_trits": Case(MADEModel((2, 2), MADE((12, 12)), CategoricalHead(3), ((2, 0, 3, 1),))),
+    "made_trits": Case(MADEModel((2, 2), MADE((12, 12), direct=True), CategoricalHead(3), ((2, 0, 3, 1),))),
     "made_linear": Case(MADEModel((4,), MADE(()), CategoricalHead(3), ((3, 1, 0, 2),)), slow=True),
     "made_logistic": Case(MADEModel((3,), MADE((12,)), DiscretizedLogisticHead(4, 2), **CONTEXT)),
-    "made_orders": Case(MADEModel((5,), MADE((12,)), BernoulliHead(), random_orders(5, 3)), one_order=False),
+    "made_orders": Case(MADEModel((5,), MADE((12,), direct=True), BernoulliHead(), random_orders(5, 3)), one_order=False),
     "pixels": Case(PixelCNN((3, 3, 1), PIXELS, BernoulliHead())),
     "pixels_channels": Case(PixelCNN((2, 2, 2), PIXELS, BernoulliHead(), **CONTEXT)),
     "pixels_categories": Case(PixelCNN((2, 1, 3), PIXELS, CategoricalHead(3)), slow=True),

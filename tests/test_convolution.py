@@ -10,7 +10,7 @@ import pytest
 from jax.sharding import PartitionSpec
 
 from genmod import nets
-from genmod.nets.convolution import Conv, convolve
+from genmod.nets.convolution import Conv, convolve, convolve_before
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
 
@@ -69,8 +69,8 @@ TRANSFORMED = {
 }
 
 
-def check(transformed, x, kernel):
-    ours, theirs = transformed(convolve, x, kernel), transformed(reference, x, kernel)
+def check(transformed, x, kernel, conv=convolve, wanted=reference):
+    ours, theirs = transformed(conv, x, kernel), transformed(wanted, x, kernel)
     for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
         assert a.shape == b.shape and a.dtype == b.dtype
         eps = float(jnp.finfo(a.dtype).eps)
@@ -125,14 +125,32 @@ def test_exported():
     np.testing.assert_array_equal(exported.call(x, kernel), jax.jit(convolve)(x, kernel))
 
 
-@pytest.mark.parametrize("shapes", [((2, 4, 4, 3), (2, 2, 3, 1)), ((2, 4, 4, 3), (3, 3, 2, 1)), ((4, 4, 3), (3, 3, 3, 1))])
+@pytest.mark.parametrize("shapes", [((2, 4, 4, 3), (3, 3, 2, 1)), ((4, 4, 3), (3, 3, 3, 1)), ((2, 4, 4, 3), (3, 3, 3))])
 def test_shapes_that_do_not_fit_are_refused(shapes):
-    with pytest.raises(ValueError, match=r"convolve wants x \(N, H, W, C\) and a kernel \(odd, odd, C, C_out\), got"):
-        convolve(*(jnp.zeros(shape) for shape in shapes))
+    with pytest.raises(ValueError, match=r"x must be \(N, H, W, C\) and kernel \(kh, kw, C, C_out\), got"):
+        convolve_before(*(jnp.zeros(shape) for shape in shapes), (0, 0))
+
+
+def test_even_kernels_have_no_middle():
+    with pytest.raises(ValueError, match=r"kernel of odd height and width, got \(2, 3, 1, 1\)"):
+        convolve(jnp.zeros((1, 4, 4, 1)), jnp.zeros((2, 3, 1, 1)))
+    with pytest.raises(ValueError, match=r"before must be within the kernel of \(2, 3\) rows and columns, got \(2, 0\)"):
+        convolve_before(jnp.zeros((1, 4, 4, 1)), jnp.zeros((2, 3, 1, 1)), (2, 0))
+
+
+@pytest.mark.parametrize("name", ["grad", "forward_over_reverse", "vmap_kernel"])
+def test_a_kernel_that_ends_at_its_pixel_is_a_masked_one(name, x64):
+    def before(x, kernel):
+        return convolve_before(x, kernel, (1, 1))
+
+    def masked(x, kernel):
+        return reference(x, jnp.pad(kernel, ((0, 1), (0, 1), (0, 0), (0, 0))))
+
+    check(TRANSFORMED[name], *arguments((2, 2, 2, 5)), before, masked)
 
 
 def test_one_dtype():
-    with pytest.raises(TypeError, match="x and kernel of one dtype, got bfloat16 and float32"):
+    with pytest.raises(TypeError, match="x and kernel must be of one dtype, got bfloat16 and float32"):
         convolve(jnp.zeros((1, 2, 2, 1), jnp.bfloat16), jnp.zeros((3, 3, 1, 1)))
 
 

@@ -85,6 +85,7 @@ def test_widths_are_checked_at_construction(net, widths):
     ("make", "match"),
     [
         (lambda: nets.MADE((8,), num_outputs=0), "num_outputs must be an integer >= 1, got 0"),
+        (lambda: nets.MADE((), direct=True), r"direct connections pass hidden layers, got hidden_sizes=\(\)"),
         (lambda: nets.VelocityMLP((8,), conditioning="film"), "conditioning must be 'concat' or 'concat_squash', got 'film'"),
         (lambda: nets.VelocityMLP((8,), num_frequencies=-1), "num_frequencies must be an integer >= 0, got -1"),
         (lambda: nets.GlowNet(0), "hidden_channels must be an integer >= 1, got 0"),

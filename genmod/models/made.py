@@ -127,11 +127,16 @@ class MADEModel(Model):
         """The network's parameters for entries that come in this order: those of each entry move with it."""
         if self.orders is None:
             return params["net"]
-        net, dim = dict(params["net"]), self._dim
-        first = "kernel_0" if self.net.hidden_sizes else "kernel_out"
-        kernel = net[first]
-        net[first] = kernel.reshape(dim, -1, *kernel.shape[1:])[order].reshape(kernel.shape)
-        return net | {"kernel_out": net["kernel_out"][:, order], "bias_out": net["bias_out"][order]}
+        net, sizes = params["net"], self.net.hidden_sizes
+
+        def moved(kernel):
+            """With the rows of the inputs, (D * features, ...), in this order."""
+            return kernel.reshape(self._dim, -1, *kernel.shape[1:])[order].reshape(kernel.shape)
+
+        net = net | {"kernel_0": moved(net["kernel_0"])} if sizes else net
+        units, direct = jnp.split(net["kernel_out"], [sizes[-1] if sizes else 0])
+        direct = moved(direct) if direct.shape[0] else direct
+        return net | {"kernel_out": jnp.concatenate([units, direct])[:, order], "bias_out": net["bias_out"][order]}
 
     def _seen(self, x: Array) -> Array:
         """What the network reads of entries x, a vector of floats."""

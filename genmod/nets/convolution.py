@@ -7,6 +7,7 @@ derivative is itself a convolution in the order (N, H, W, C) x (kh, kw, C_in, C_
 not gradients under a mesh of explicit axes: use automatic ones.)
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -45,16 +46,30 @@ class Conv(nn.Module):
 
 
 def convolve(x: Array, kernel: Array) -> Array:
-    """x (N, H, W, C_in) * kernel (k, k, C_in, C_out), k odd, zero-padded -> (N, H, W, C_out).
+    """x (N, H, W, C_in) * kernel (kh, kw, C_in, C_out), both odd, zero-padded -> (N, H, W, C_out).
 
     Raises ValueError for even kernels and for other shapes, TypeError where the dtypes differ.
     """
-    fits = x.ndim == kernel.ndim == 4 and kernel.shape[2] == x.shape[3]
-    if not fits or kernel.shape[0] % 2 == 0 or kernel.shape[1] % 2 == 0:
-        raise ValueError(f"convolve wants x (N, H, W, C) and a kernel (odd, odd, C, C_out), got {x.shape} and {kernel.shape}")
+    if kernel.ndim == 4 and (kernel.shape[0] % 2 == 0 or kernel.shape[1] % 2 == 0):
+        raise ValueError(f"convolve wants a kernel of odd height and width, got {kernel.shape}")
+    return convolve_before(x, kernel, tuple(size // 2 for size in kernel.shape[:2]))
+
+
+def convolve_before(x: Array, kernel: Array, before: tuple[int, int]) -> Array:
+    """A convolution whose kernel reaches `before` rows up and columns left of a pixel, and the rest of it down and right.
+
+    x (N, H, W, C_in) * kernel (kh, kw, C_in, C_out), zero-padded -> (N, H, W, C_out). A kernel of before + 1 rows sees no row
+    below its pixel: no arithmetic is spent on a mask.
+
+    Raises ValueError for other shapes and for `before` outside the kernel, TypeError where the dtypes differ.
+    """
+    if x.ndim != 4 or kernel.ndim != 4 or kernel.shape[2] != x.shape[3]:
+        raise ValueError(f"x must be (N, H, W, C) and kernel (kh, kw, C, C_out), got {x.shape} and {kernel.shape}")
+    if not all(0 <= b < size for b, size in zip(before, kernel.shape[:2], strict=True)):
+        raise ValueError(f"before must be within the kernel of {kernel.shape[:2]} rows and columns, got {before}")
     if x.dtype != kernel.dtype:
-        raise TypeError(f"convolve wants x and kernel of one dtype, got {x.dtype} and {kernel.dtype}")
-    return _conv_p.bind(*_varying_alike(x, kernel))
+        raise TypeError(f"x and kernel must be of one dtype, got {x.dtype} and {kernel.dtype}")
+    return _conv_p.bind(*_varying_alike(x, kernel), before=tuple(before))
 
 
 def _varying_alike(*arrays):
@@ -69,33 +84,38 @@ def _varying_axes(a):
     return kind.mat.varying if hasattr(kind, "mat") else kind.vma  # JAX from 0.10, before
 
 
-def _conv(x, kernel, margins=None):
-    margins = [(k // 2, k // 2) for k in kernel.shape[:2]] if margins is None else margins
+def _conv(x, kernel, *, before):
+    margins = [(b, size - 1 - b) for b, size in zip(before, kernel.shape[:2], strict=True)]
+    return _convolve_padded(x, kernel, margins)
+
+
+def _convolve_padded(x, kernel, margins):
     return jax.lax.conv_general_dilated(x, kernel, (1, 1), margins, dimension_numbers=("NHWC", "HWIO", "NHWC"))
 
 
-def _transpose_x(cotangent, x, kernel):
-    return convolve(cotangent, kernel[::-1, ::-1].swapaxes(2, 3))
+def _transpose_x(cotangent, x, kernel, *, before):
+    after = tuple(size - 1 - b for b, size in zip(before, kernel.shape[:2], strict=True))
+    return convolve_before(cotangent, kernel[::-1, ::-1].swapaxes(2, 3), after)
 
 
-def _transpose_kernel(cotangent, x, kernel):
+def _transpose_kernel(cotangent, x, kernel, *, before):
     # Channels as the batch and the batch as channels: the cotangent, as large as the image, is the kernel.
-    margins = [(k // 2, k // 2) for k in kernel.aval.shape[:2]]
-    return _conv(x.transpose(3, 1, 2, 0), cotangent.transpose(1, 2, 0, 3), margins).transpose(1, 2, 0, 3)
+    margins = [(b, size - 1 - b) for b, size in zip(before, kernel.aval.shape[:2], strict=True)]
+    return _convolve_padded(x.transpose(3, 1, 2, 0), cotangent.transpose(1, 2, 0, 3), margins).transpose(1, 2, 0, 3)
 
 
-def _batched(arguments, axes):
+def _batched(arguments, axes, *, before):
     (x, kernel), (x_axis, kernel_axis) = arguments, axes
     if kernel_axis is not None:  # one kernel for each: an ensemble
-        return jax.vmap(_conv, (x_axis, kernel_axis))(x, kernel), 0
+        return jax.vmap(functools.partial(_conv, before=before), (x_axis, kernel_axis))(x, kernel), 0
     x = jnp.moveaxis(x, x_axis, 0)
-    out = convolve(x.reshape(-1, *x.shape[2:]), kernel)
+    out = convolve_before(x.reshape(-1, *x.shape[2:]), kernel, before)
     return out.reshape(*x.shape[:2], *out.shape[1:]), 0
 
 
 _conv_p = Primitive("genmod_conv")
-_conv_p.def_impl(jax.jit(_conv))
-_conv_p.def_abstract_eval(lambda x, kernel: x.update(shape=(*x.shape[:3], kernel.shape[3]), weak_type=False))
+_conv_p.def_impl(jax.jit(_conv, static_argnames="before"))
+_conv_p.def_abstract_eval(lambda x, kernel, *, before: x.update(shape=(*x.shape[:3], kernel.shape[3]), weak_type=False))
 ad.defbilinear(_conv_p, _transpose_x, _transpose_kernel)
 batching.primitive_batchers[_conv_p] = _batched
 mlir.register_lowering(_conv_p, mlir.lower_fun(_conv, multiple_results=False))

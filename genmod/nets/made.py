@@ -27,6 +27,7 @@ class MADE(nn.Module):
 
     Attributes:
       hidden_sizes: widths of the hidden layers. activation: after each.
+      direct: whether outputs also read the inputs before them linearly, past the hidden layers (sec. 4).
       num_outputs: numbers per coordinate, set by the layer that uses the network.
       dtype: of the arithmetic; None: that of the input.
 
@@ -35,11 +36,14 @@ class MADE(nn.Module):
 
     hidden_sizes: Sequence[int] = (128, 128)
     activation: Callable[[Array], Array] = nn.relu
+    direct: bool = False
     num_outputs: int = 1
     dtype: Any = None
 
     def __post_init__(self):
         self.hidden_sizes = check_widths("hidden_sizes", self.hidden_sizes)
+        if self.direct and not self.hidden_sizes:
+            raise ValueError("direct connections pass hidden layers, got hidden_sizes=(); without any the outputs read the inputs")
         check_count(num_outputs=self.num_outputs)
         super().__post_init__()
 
@@ -59,8 +63,10 @@ class MADE(nn.Module):
             if i == 0 and context is not None:
                 hidden = hidden + nn.Dense(size, use_bias=False, dtype=self.dtype, name="context")(context)
             hidden = self.activation(hidden)
-        mask = degrees[-1][:, None, None] < np.arange(1, dim + 1)[:, None]
-        kernel = self.param("kernel_out", nn.initializers.zeros, (degrees[-1].shape[0], dim, self.num_outputs))
+        if self.direct:
+            hidden = jnp.concatenate(promote_dtype(hidden, x.reshape(-1)))
+        mask = self._output_mask(degrees)
+        kernel = self.param("kernel_out", nn.initializers.zeros, (mask.shape[0], dim, self.num_outputs))
         bias = self.param("bias_out", nn.initializers.zeros, (dim, self.num_outputs))
         hidden, kernel, bias = promote_dtype(hidden, kernel, bias)
         return jnp.tensordot(hidden, kernel * mask, 1) + bias
@@ -93,17 +99,18 @@ class MADE(nn.Module):
         if context is not None:
             kernel, bias, start, width = layers[0]
             layers[0] = kernel, bias + context @ params["context"]["kernel"], start, width
-        output = params["kernel_out"] * (degrees[-1][:, None, None] < np.arange(1, dim + 1)[:, None])
+        output = params["kernel_out"] * self._output_mask(degrees)
 
         def step(carry, inputs):
             x, *hidden = carry
             i, starts, kernel_out, bias_out, value = inputs
-            below = features(x).reshape(-1)
+            seen = below = features(x).reshape(-1)
             for n, (kernel, bias, _, width) in enumerate(layers):
                 # Units of degree i (and perhaps a few of higher degree, which a later step overwrites, unread until then).
                 rows = jax.lax.dynamic_slice_in_dim(kernel, starts[n], width)
                 units = self.activation(rows @ below + jax.lax.dynamic_slice_in_dim(bias, starts[n], width))
                 below = hidden[n] = jax.lax.dynamic_update_slice_in_dim(hidden[n], units, starts[n], 0)
+            below = jnp.concatenate([below, seen]) if self.direct else below
             x_i, extra = next_input(below @ kernel_out + bias_out, value)
             x = jax.lax.dynamic_update_slice_in_dim(x, x_i[None], i, 0)
             return (x, *hidden), extra
@@ -113,6 +120,11 @@ class MADE(nn.Module):
         inputs = (jnp.arange(dim), starts, jnp.moveaxis(output, 1, 0), params["bias_out"], per_dim)
         (x, *_), extra = jax.lax.scan(step, blank, inputs)
         return x, extra
+
+    def _output_mask(self, degrees: list[np.ndarray]) -> np.ndarray:
+        """(units of the last layer, then the inputs if `direct`; D; 1): which of them output i reads."""
+        last = np.concatenate([degrees[-1], degrees[0]]) if self.direct else degrees[-1]
+        return last[:, None, None] < np.arange(1, degrees[0].max() + 1)[:, None]
 
     def _sequential_layer(self, params: Params, i: int, degrees: list[np.ndarray]) -> tuple[Array, Array, np.ndarray, int]:
         """Masked kernel (units, inputs), bias, first unit of every degree, and the largest number of units of one degree."""

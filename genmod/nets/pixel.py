@@ -21,7 +21,7 @@ from flax.linen.dtypes import promote_dtype
 
 from genmod.core.checks import check_count
 from genmod.core.types import Array
-from genmod.nets.convolution import convolve
+from genmod.nets.convolution import convolve_before
 
 
 class GatedPixelCNN(nn.Module):
@@ -69,11 +69,11 @@ class GatedPixelCNN(nn.Module):
         for layer in range(self.num_layers):
             size = self.kernel_size if layer else self.first_kernel_size
             before = units if layer else inputs
-            rows = np.arange(size) <= size // 2 if layer else np.arange(size) < size // 2
-            shape = (size, size, before.size, gated.size)
-            above = self._convolution(f"vertical_{layer}", vertical, np.broadcast_to(rows[:, None, None, None], shape))
-            left = np.broadcast_to((np.arange(size) < size // 2)[None, :, None, None], (1, *shape[1:])).copy()
-            left[0, size // 2] = _sees(before, gated, strictly=layer == 0)
+            rows = np.ones((size // 2 + 1, size, before.size, gated.size), bool)
+            rows[-1] = layer > 0
+            above = self._convolution(f"vertical_{layer}", vertical, rows)
+            left = np.ones((1, size // 2 + 1, before.size, gated.size), bool)
+            left[0, -1] = _sees(before, gated, strictly=layer == 0)
             beside = self._convolution(f"horizontal_{layer}", horizontal, left)
             beside = beside + nn.Dense(gated.size, dtype=self.dtype, name=f"link_{layer}")(above)
             vertical = self._gate(f"vertical_context_{layer}", above, context)
@@ -86,12 +86,15 @@ class GatedPixelCNN(nn.Module):
         return raw.reshape(*x.shape, self.num_outputs)
 
     def _convolution(self, name: str, x: Array, mask: np.ndarray) -> Array:
+        """With a kernel that ends at its own row; of one row, at its own column."""
         # As if the kernel had the inputs that its mask leaves.
         initializer = nn.initializers.variance_scaling(mask.size / max(1, mask.sum()), "fan_in", "truncated_normal")
         kernel = self.param(f"{name}_kernel", initializer, mask.shape)
         bias = self.param(f"{name}_bias", nn.initializers.zeros, (mask.shape[-1],))
         x, kernel, bias = promote_dtype(x, kernel, bias, dtype=self.dtype)
-        out = convolve(x.reshape(-1, *x.shape[-3:]), kernel * mask).reshape(*x.shape[:-1], mask.shape[-1])
+        height, width = mask.shape[:2]
+        before = (height - 1, width // 2 if height > 1 else width - 1)
+        out = convolve_before(x.reshape(-1, *x.shape[-3:]), kernel * mask, before).reshape(*x.shape[:-1], mask.shape[-1])
         return out + jnp.broadcast_to(bias, out.shape)
 
     def _pointwise(self, name: str, x: Array, mask: np.ndarray, last: bool = False) -> Array:
