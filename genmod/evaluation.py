@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from genmod.core.arrays import to_array, to_context
-from genmod.core.checks import check_context, check_count, check_function
+from genmod.core.checks import check_context, check_count, check_function, check_row_weight
 from genmod.core.description import Call
 from genmod.core.distribution import Likelihood, check_params
 from genmod.core.event import Tokens
@@ -67,7 +67,7 @@ def evaluate(
     _check_reportable(model, metrics, weight, key, true_log_prob)
     found: dict[str, float] = {"num_params": num_params(params)}
     if model.likelihood < Likelihood.NONE:
-        weight = _weights(weight, len(x))
+        weight = None if weight is None else np.asarray(check_row_weight("weight", weight, len(x)), np.float64)
         log_prob = _log_prob(model, params, x, contexts, key, batch_size)
         good = _solved(log_prob, max_failed)
         rows = None if weight is None else weight[good]
@@ -186,15 +186,6 @@ def _function_name(fn: Any) -> str:
     while isinstance(fn, Call | functools.partial):
         fn = fn.fn if isinstance(fn, Call) else fn.func
     return getattr(fn, "__name__", type(fn).__name__)
-
-
-def _weights(weight: Any, num: int) -> np.ndarray | None:
-    if weight is None:
-        return None
-    weight = np.asarray(to_context("weight", weight), np.float64)
-    if weight.shape != (num,) or not np.isfinite(weight).all() or weight.min() < 0 or weight.max() == 0:
-        raise ValueError(f"weight must be {num} finite numbers >= 0, one for each row and not all 0, got shape {weight.shape}")
-    return weight
 
 
 def _named(name: str, values: np.ndarray, weight: np.ndarray | None) -> dict[str, float]:

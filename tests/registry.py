@@ -420,6 +420,7 @@ def _named(fn: Callable, name: str) -> Callable:
 METRICS: dict[str, MetricCase] = {
     "wasserstein": MetricCase(metrics.wasserstein),
     "sliced_wasserstein": MetricCase(metrics.sliced_wasserstein),
+    "max_sliced_wasserstein": MetricCase(metrics.max_sliced_wasserstein, permutable=False),
     "sinkhorn_divergence": MetricCase(functools.partial(metrics.sinkhorn_divergence, epsilon=0.2), within=1e-4),
     "squared_mmd": MetricCase(metrics.squared_mmd, within=0.05),
     "biased_squared_mmd": MetricCase(functools.partial(metrics.squared_mmd, statistic="biased"), within=1e-12),

@@ -15,7 +15,7 @@ from scipy import stats
 
 import genmod as gm
 from genmod.densities import BernoulliHead, CategoricalHead, DiscretizedLogisticHead, NormalHead, NormalMixtureHead
-from genmod.models import AutoregressiveModel, MADEModel, PixelCNN, language_model, random_orders
+from genmod.models import AutoregressiveModel, MADEModel, PixelCNN, autoregressive, language_model, random_orders
 from genmod.nets import MADE, CausalConv, CausalTransformer, GatedPixelCNN, Pointwise, Recurrent, Stack, token_net
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
@@ -270,6 +270,18 @@ def test_a_prompt_goes_on_by_its_conditional(key):
     several = model.generate(params, key, (2,), prompt=np.array([[0, 2], [2, 2], [0, 1]]))
     assert several.shape == (2, 3, 4)
     np.testing.assert_array_equal(several[:, :, :2], np.tile([[0, 2], [2, 2], [0, 1]], (2, 1, 1)))
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n != "gru")) for n in NETS])
+def test_a_draw_is_found_again_from_its_beginnings(name, key):
+    """Prompts of all lengths, which compile anew at powers of two."""
+    model = language_model(gm.Levels((6,), 4), NETS[name], num_features=4)
+    params = moved(model, np.zeros((1, 6), np.uint8))
+    whole = np.asarray(model.generate(params, key))
+    before = autoregressive._generate._cache_size()
+    for n in range(1, 7):
+        np.testing.assert_array_equal(model.generate(params, key, prompt=whole[:n]), whole)
+    assert autoregressive._generate._cache_size() == before + 3
 
 
 def test_a_short_length_is_the_beginning(key):

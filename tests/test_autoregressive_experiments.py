@@ -2,7 +2,9 @@
 
 import json
 import math
+import types
 
+import jax
 import numpy as np
 import pytest
 
@@ -37,6 +39,17 @@ def test_numbers_in_words():
     assert words[6:9] == ["nine hundred ninety nine", "one thousand", "seven thousand forty two"]
     assert words[9] == "nine thousand nine hundred ninety nine"
     assert len({language.number_in_words(n) for n in range(10_000)}) == 10_000
+
+
+def test_what_is_tested_on_chooses_no_parameters(monkeypatch, tmp_path):
+    """Strings have a part to choose by. A stream has none: its parameters are those of the last step."""
+    stream = gm.data.character_stream("to be or not to be, that is the question " * 20)
+    monkeypatch.setattr(gm.data, "tiny_shakespeare", lambda: stream)
+    monkeypatch.setattr(gm, "fit", lambda *_, **__: gm.training.Fit("best", "last", {}, None, 0))
+    run = types.SimpleNamespace(folder=tmp_path, log=tmp_path / "log.jsonl")
+    for data, wanted in (("tiny_shakespeare", "last"), ("numbers", "best")):
+        config = language.Config(data=data, window=8, batch_size=4)
+        assert language.make(config, run, "rnn", language.load(config), jax.random.key(0))[1] == wanted
 
 
 @pytest.mark.slow

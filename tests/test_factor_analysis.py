@@ -105,6 +105,21 @@ def test_strong_factors_in_float32():
     np.testing.assert_allclose(model.log_prob(params, x), wanted, atol=2e-3)
 
 
+@pytest.mark.parametrize("family", [FactorAnalysis, ProbabilisticPCA])
+def test_little_noise_in_float32(family, key):
+    """A thousandth of the signal: as EM in float64 from the same start, to the rounding of x in units of the noise."""
+    noise = 1e-3 * np.array([0.5, 0.3, 0.6, 0.4, 0.8])
+    x = table(150, noise).astype(np.float32)
+    model = family((5,), 2, floor=1e-12)
+    start, options = model.init(key, x), {"num_sweeps": 100, "tolerance": 1e-12}
+    found = fit_em(model, x, params=start, **options).params
+    with jax.enable_x64(True):
+        double = jax.tree.map(lambda a: np.asarray(a, np.float64), start)
+        wanted = fit_em(model, x.astype(np.float64), params=double, **options).params
+    ratio = np.exp(2 * (np.asarray(found["log_scale"], np.float64) - np.asarray(wanted["log_scale"])))
+    np.testing.assert_allclose(ratio, 1.0, atol=2 * np.finfo(np.float32).eps * np.abs(x).max() / noise.min())
+
+
 @pytest.mark.parametrize(
     ("make", "match"),
     [
@@ -114,8 +129,14 @@ def test_strong_factors_in_float32():
         (lambda: ProbabilisticPCA((5,), 1).closed_form(X[:1]), "at least 2 rows .*, got 1"),
         (lambda: ProbabilisticPCA((5,), 1).closed_form(X * np.nan), "x must be finite"),
         (lambda: ProbabilisticPCA((5,), 1).closed_form(X, np.eye(150)[0]), "at least 2 rows .*, got 1"),
-        (lambda: ProbabilisticPCA((5,), 1).closed_form(X, -np.ones(150)), "weight must be finite and >= 0"),
-        (lambda: ProbabilisticPCA((5,), 1).closed_form(X, np.ones(3)), r"one entry for each of 150 rows, got shape \(3,\)"),
+        (
+            lambda: ProbabilisticPCA((5,), 1).closed_form(X, -np.ones(150)),
+            "weight must be .* finite numbers >= 0, one for each row",
+        ),
+        (
+            lambda: ProbabilisticPCA((5,), 1).closed_form(X, np.ones(3)),
+            r"weight must be 150 finite numbers >= 0, .*got shape \(3,\)",
+        ),
         (lambda: fit_em(FactorAnalysis((5,), 1), X[:1], key=jax.random.key(0)), "at least 2 rows"),
         (lambda: gm.models.FactorAnalysis((5,), 1).log_prob({}, X), "params must be those of this FactorAnalysis"),
     ],

@@ -5,11 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy import stats
+from sklearn.model_selection import GridSearchCV, PredefinedSplit
 from sklearn.neighbors import KernelDensity as PeerDensity
 
 import genmod as gm
 from genmod.densities import DiagonalCovariance, Epanechnikov, FullCovariance, GaussianDensity, SphericalCovariance
-from genmod.models import FixedBandwidth, KernelDensity, LeaveOneOut, Scott, Silverman
+from genmod.models import FixedBandwidth, KernelDensity, KFold, LeaveOneOut, Scott, Silverman
 from genmod.models.kernel import left_out_log_probs
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
@@ -71,7 +72,8 @@ def test_leave_one_out(name, x64):
     """The sum over all others, and the best of the candidates."""
     share = np.random.default_rng(2).random(80)
     share /= share.sum()
-    found = left_out_log_probs(KERNELS[name], jnp.asarray(X / 0.9), jnp.asarray(share)) - 2 * np.log(0.9)
+    alone = jnp.arange(80)
+    found = left_out_log_probs(KERNELS[name], jnp.asarray(X / 0.9), jnp.asarray(share), alone) - 2 * np.log(0.9)
     for i in (0, 41, 79):
         others = np.arange(80) != i
         peer = PeerDensity(bandwidth=0.9, kernel=name).fit(X[others], sample_weight=share[others])
@@ -79,12 +81,58 @@ def test_leave_one_out(name, x64):
     rule = LeaveOneOut(8, 0.5, 8.0)
     scales = np.geomspace(0.5, 8.0, 8) * 80 ** (-1 / 6)
     scores = [
-        np.mean(left_out_log_probs(KERNELS[name], jnp.asarray(X / h), jnp.full(80, 1 / 80))) - 2 * np.log(h) for h in scales
+        np.mean(left_out_log_probs(KERNELS[name], jnp.asarray(X / h), jnp.full(80, 1 / 80), alone)) - 2 * np.log(h)
+        for h in scales
     ]
     params = KernelDensity((2,), rule, covariance=None, kernel=KERNELS[name]).of_data(X)
     best = int(np.argmax(scores))
     np.testing.assert_allclose(np.exp(params.tree["log_scale"]), scales[best], rtol=1e-12)
     assert 0 < best < 7
+
+
+def test_k_folds(x64):
+    """The scores and the choice of scikit-learn's grid search over the same folds; weights by its own estimates."""
+    rule, x = KFold(5, 8, 0.5, 8.0), X[:78]
+    share = jnp.full(78, 1 / 78)
+    folds = np.asarray(jax.jit(rule.groups)(share))
+    assert sorted(np.bincount(folds)) == [15, 15, 16, 16, 16] and (folds != np.arange(78) % 5).any()
+    scales = np.geomspace(0.5, 8.0, 8) * 78 ** (-1 / 6)
+    search = GridSearchCV(PeerDensity(), {"bandwidth": scales}, cv=PredefinedSplit(folds)).fit(x)
+    scores = [left_out_log_probs(KERNELS["gaussian"], jnp.asarray(x / h), share, folds).sum() - 156 * np.log(h) for h in scales]
+    np.testing.assert_allclose(np.divide(scores, 5), search.cv_results_["mean_test_score"], rtol=1e-10)
+    model = KernelDensity((2,), rule, covariance=None)
+    params = model.of_data(x)
+    assert 0 < search.best_index_ < 7
+    np.testing.assert_allclose(np.exp(params.tree["log_scale"]), search.best_params_["bandwidth"], rtol=1e-12)
+
+    # Unequal weights, in the estimates and in the score.
+    weight = np.random.default_rng(2).random(78) ** 3
+    share = weight / weight.sum()
+    scales = np.geomspace(0.5, 8.0, 8) * (share**2).sum() ** (1 / 6)
+    scores = np.zeros(8)
+    for i, h in enumerate(scales):
+        for fold in range(5):
+            own = folds == fold
+            peer = PeerDensity(bandwidth=h).fit(x[~own], sample_weight=share[~own])
+            scores[i] += share[own] @ peer.score_samples(x[own])
+    chosen = np.exp(model.of_data(x, weight).tree["log_scale"])
+    np.testing.assert_allclose(chosen, scales[np.argmax(scores)], rtol=1e-12)
+    assert 0 < np.argmax(scores) < 7
+
+
+@pytest.mark.parametrize("rule", [LeaveOneOut(8, 0.5, 8.0), KFold(4, 8, 0.5, 8.0)])
+def test_rows_without_weight_are_no_rows(rule, x64):
+    """Wherever they stand, what is left out together stays together."""
+    there = np.ones(80, bool)
+    there[[0, 3, 40, 41, 42, 79]] = False
+    weight = np.where(there, np.random.default_rng(4).random(80), 0.0)
+    share = jnp.asarray(weight / weight.sum())
+    few, all_rows = (np.asarray(jax.jit(rule.groups)(s)) for s in (share[there], share))
+    same = few[:, None] == few
+    np.testing.assert_array_equal(all_rows[there][:, None] == all_rows[there], same)
+    model = KernelDensity((2,), rule, covariance=None)
+    few, all_rows = (np.exp(model.of_data(x, w).tree["log_scale"]) for x, w in ((X[there], weight[there]), (X, weight)))
+    np.testing.assert_allclose(all_rows, few, rtol=1e-12)
 
 
 @pytest.mark.parametrize("covariance", [None, FullCovariance(), DiagonalCovariance(), SphericalCovariance()])
@@ -138,11 +186,25 @@ def test_it_is_a_model_without_anything_to_train(key):
         (lambda: KernelDensity((2,), covariance=0.3), TypeError, "covariance must be a Covariance"),
         (lambda: KernelDensity((2,), kernel=jnp.exp), TypeError, "kernel must be a RadialDensity"),
         (lambda: FixedBandwidth(0.0), ValueError, "value must be > 0"),
-        (lambda: LeaveOneOut(low=2.0, high=1.0), ValueError, "low < high"),
-        (lambda: KernelDensity((2,)).of_data(X, np.ones(3)), ValueError, r"one entry for each of 80 rows, got shape \(3,\)"),
+        (lambda: LeaveOneOut(low=2.0, high=1.0), ValueError, "LeaveOneOut wants low < high"),
+        (lambda: KFold(1), ValueError, "num_folds must be at least 2, got 1"),
+        (lambda: KFold(num_candidates=0), ValueError, "num_candidates must be an integer >= 1"),
+        (
+            lambda: KernelDensity((2,)).of_data(X, np.ones(3)),
+            ValueError,
+            r"weight must be 80 finite numbers >= 0, .*got shape \(3,\)",
+        ),
         (lambda: KernelDensity((2,)).of_data(X * np.inf), ValueError, "x must be finite"),
-        (lambda: KernelDensity((2,)).of_data(X, np.zeros(80)), ValueError, "at least 1 row .*, got 0"),
-        (lambda: KernelDensity((2,)).of_data(X, X[:, 0] - 9.0), ValueError, "weight must be finite and >= 0"),
+        (
+            lambda: KernelDensity((2,)).of_data(X, np.zeros(80)),
+            ValueError,
+            "weight must be 80 finite numbers .* not all 0, got zeros",
+        ),
+        (
+            lambda: KernelDensity((2,)).of_data(X, X[:, 0] - 9.0),
+            ValueError,
+            "weight must be .* finite numbers >= 0, one for each row",
+        ),
         (lambda: KernelDensity((3,)).of_data(X), ValueError, r"x must have shape \(n,\) \+ \(3,\)"),
     ],
 )

@@ -1,4 +1,4 @@
-"""The sliced Wasserstein distance and the Sinkhorn divergence: against closed forms, other code, and plain iterations."""
+"""Sliced Wasserstein distances and the Sinkhorn divergence: against closed forms, other code, and plain iterations."""
 
 import math
 
@@ -7,7 +7,7 @@ import pytest
 from scipy.special import logsumexp
 from scipy.stats import wasserstein_distance
 
-from genmod.metrics import sinkhorn_divergence, sliced_wasserstein, wasserstein
+from genmod.metrics import max_sliced_wasserstein, sinkhorn_divergence, sliced_wasserstein, wasserstein
 
 
 def rows(seed, n, d=3):
@@ -37,6 +37,41 @@ def test_unequal_sizes():
     assert one.sem == pytest.approx(0.0, abs=1e-12)
     with pytest.raises(ValueError, match="order must be a finite number >= 1, got 0.5"):
         sliced_wasserstein(x, y, order=0.5)
+
+
+def test_the_direction_of_most():
+    """The shift of Gaussians, 3, and the largest difference of their standard deviations, |1 - 3| and not |2 - 1|."""
+    n, m = 800, 1_200
+    shift, widths = np.array([1.0, 2.0, 2.0]), np.array([[1.0, 2.0, 1.0], [3.0, 1.0, 1.0]])
+    # Potentials -6 x and 6 y of the first transport, -2 x^2 and 2 y^2 / 3 of the second, with Var(x^2) = 2 s^4.
+    cases = (
+        (rows(30, n), rows(31, m) + shift, 3.0, math.sqrt(36 / n + 36 / m), 2.0),
+        (rows(32, n) * widths[0], rows(33, m) * widths[1], 2.0, math.sqrt(8 / n + 72 / m), 14.0),
+    )
+    for x, y, wanted, sem_of_square, kurtosis in cases:
+        found = max_sliced_wasserstein(x, y)
+        assert abs(found.value**2 - wanted**2) < 4 * sem_of_square
+        # The relative error of an estimated error: that of a variance, by its kurtosis less one, halved.
+        assert abs(2 * found.value * found.sem / sem_of_square - 1) < 4 * math.sqrt(kurtosis / n) / 2
+    # Nothing is searched in one dimension.
+    x, y = rows(34, 6, 1), rows(35, 4, 1) * 2.0 + 1.0
+    wanted = wasserstein(np.repeat(x, 2, axis=0), np.repeat(y, 3, axis=0), order=3)
+    assert max_sliced_wasserstein(x, y, order=3).value == pytest.approx(wanted, rel=1e-12)
+    with pytest.raises(ValueError, match="x must have at least 4 rows, got 3"):
+        max_sliced_wasserstein(x[:3], y)
+
+
+def test_a_direction_is_measured_on_other_rows():
+    """Of one law that is the same in all directions, W_2^2 along the direction found is that along a random one."""
+    most, all_directions = [], []
+    for seed in range(40, 100, 2):
+        x, y = rows(seed, 200, 10), rows(seed + 1, 200, 10)
+        most.append(max_sliced_wasserstein(x, y, num_starts=4, num_steps=50).value ** 2)
+        all_directions.append(sliced_wasserstein(x[:100], y[:100], num_directions=100).value ** 2)
+    difference = np.subtract(most, all_directions)
+    assert abs(difference.mean()) < 4 * difference.std() / math.sqrt(30)
+    # A direction finds the difference of the means of its own rows, 2 D / n in the square, were it measured on them.
+    assert np.mean(most) < 0.5 * 2 * 10 / 100
 
 
 def entropic_cost(x, y, epsilon):

@@ -380,11 +380,11 @@ MODEL, X = mixture_of_gaussians((2,), 3), clusters(10).astype(np.float32)
         (lambda key: fit_em(gm.flows.affine((2,)), X, key=key), TypeError, "model must be an EMModel, got a Flow; gm.fit trains"),
         (lambda key: fit_em(MODEL, X[:2], key=key), ValueError, "x must hold at least 3 rows .*, got 2"),
         (lambda key: fit_em(MODEL, X, key=key, weight=np.eye(10)[0]), ValueError, "at least 3 rows .*, got 1"),
-        (lambda key: fit_em(MODEL, X, key=key, weight=-np.ones(10)), ValueError, "weight must be finite and >= 0"),
+        (lambda key: fit_em(MODEL, X, key=key, weight=-np.ones(10)), ValueError, "weight must be .* finite numbers >= 0, one for each row"),
         (
             lambda key: fit_em(MODEL, X, key=key, weight=np.ones(3)),
             ValueError,
-            r"one entry for each of 10 rows, got .*\(3,\)",
+            r"weight must be 10 finite numbers .*got shape \(3,\)",
         ),
         (lambda key: fit_em(MODEL, X * np.nan, key=key), ValueError, "x must be finite"),
         (lambda key: fit_em(MODEL, X[:, :1], key=key), ValueError, r"x must have shape \(n,\) \+ \(2,\), got \(10, 1\)"),

@@ -10,7 +10,7 @@ from jax import Array, export
 from jax.core import Tracer
 from jax.typing import ArrayLike
 
-from genmod.core.arrays import to_array, to_context
+from genmod.core.arrays import to_context
 from genmod.core.labels import labels_as_one_hot, takes_labels
 from genmod.core.types import Shape
 
@@ -28,8 +28,8 @@ def check_array(name: str, x: Any, *, batched: bool = False) -> Array:
 def check_weighted(x: Any, weight: Any, *, least: int = 1) -> tuple[Array, Array | None]:
     """Rows x, (n, ...), and their weights, (n,) or None, as arrays; the weights in the precision of x, at least float32.
 
-    Raises ValueError for values of x that are not finite, for weights that are not one finite number >= 0 for each row, and for
-    fewer than `least` rows of positive weight; values are let through while tracing. TypeError where a weight is no number.
+    Raises ValueError for values of x that are not finite, for weights as `check_row_weight`, and for fewer than `least` rows of
+    positive weight; values are let through while tracing. TypeError where a weight is no number.
     """
     x = jnp.asarray(x)
     real = jnp.issubdtype(x.dtype, jnp.floating)
@@ -37,19 +37,32 @@ def check_weighted(x: Any, weight: Any, *, least: int = 1) -> tuple[Array, Array
         raise ValueError("x must be finite, got NaN or inf; drop these rows")
     num = x.shape[0]
     if weight is not None:
-        weight = to_array("weight", weight)
-        if weight.shape != (num,):
-            raise ValueError(f"weight must have one entry for each of {num} rows, got shape {tuple(weight.shape)}")
-        if not isinstance(weight, Tracer):
-            known = np.asarray(weight)  # in NumPy, which does not trace
-            if not (np.isfinite(known) & (known >= 0)).all():
-                raise ValueError("weight must be finite and >= 0")
-            num = int((known > 0).sum())
+        weight = check_row_weight("weight", weight, num)
+        num = num if isinstance(weight, Tracer) else int((np.asarray(weight) > 0).sum())
         weight = jnp.asarray(weight, jnp.promote_types(x.dtype, jnp.float32) if real else jnp.result_type(float))
     if num < least:
         rows = "row" if least == 1 else "rows"
         raise ValueError(f"x must hold at least {least} {rows} (of positive weight) for this model, got {num}")
     return x, weight
+
+
+def check_row_weight(name: str, weight: Any, num: int) -> Any:
+    """The weights of `num` rows as an array, (num,), where they are: on the host, a device, or while tracing.
+
+    Raises ValueError unless they are finite numbers >= 0 and not all 0; values are let through while tracing. TypeError where one
+    is no number.
+    """
+    weight = to_context(name, weight)
+    wanted = f"{name} must be {num} finite numbers >= 0, one for each row and not all 0"
+    if weight.shape != (num,):
+        raise ValueError(f"{wanted}, got shape {tuple(weight.shape)}")
+    if not isinstance(weight, Tracer):
+        known = np.asarray(weight)  # in NumPy, which does not trace
+        if bad := known[~(np.isfinite(known) & (known >= 0))].tolist():
+            raise ValueError(f"{wanted}, got {bad[0]} among them")
+        if num and not known.any():
+            raise ValueError(f"{wanted}, got zeros")
+    return weight
 
 
 def check_context(

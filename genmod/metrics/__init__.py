@@ -51,6 +51,6 @@ from genmod.metrics.neighbors import (
     precision_recall as precision_recall,
 )
 from genmod.metrics.roc import auroc as auroc, roc_curve as roc_curve
-from genmod.metrics.sliced import sliced_wasserstein as sliced_wasserstein
+from genmod.metrics.sliced import max_sliced_wasserstein as max_sliced_wasserstein, sliced_wasserstein as sliced_wasserstein
 from genmod.metrics.stein import squared_stein_discrepancy as squared_stein_discrepancy
 from genmod.metrics.two_sample import c2st as c2st

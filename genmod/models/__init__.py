@@ -13,6 +13,7 @@ from genmod.models.hierarchical_vae import HierarchicalVAE as HierarchicalVAE, L
 from genmod.models.kernel import (
     Bandwidth as Bandwidth,
     FixedBandwidth as FixedBandwidth,
+    KFold as KFold,
     KernelDensity as KernelDensity,
     LeaveOneOut as LeaveOneOut,
     Scott as Scott,

@@ -159,8 +159,8 @@ class AutoregressiveModel(Model):
 
     def sample_and_log_prob_one(self, params, key, context=None):
         dtype = self.event.dtype if self._reads_tokens else jnp.result_type(*jax.tree.leaves(params))
-        blank = jnp.zeros((0, *self.step_shape), dtype)
-        steps, log_prob = self._continued(params, key, context, blank, self.num_steps, self.head.sample)
+        blank = jnp.zeros((self.num_steps, *self.step_shape), dtype)
+        steps, log_prob = self._continued(params, key, context, blank, 0, 0, self.head.sample)
         return steps.reshape(self.event.shape), log_prob
 
     def generate(
@@ -176,12 +176,13 @@ class AutoregressiveModel(Model):
         top_p: float | None = None,
         max_length: int | None = None,
     ) -> Array:
-        """Sequences that begin with a prompt, shape + the axes of prompt and context + (max_length,). Compiled for each n.
+        """Sequences that begin with a prompt, shape + the axes of prompt and context + (max_length,). Compiled.
 
         Args:
           params, key: as in `sample`. shape: how many for each prompt and context.
           context: any axes + context_shape, broadcast against those of the prompt.
-          prompt: integers, any axes + (n,); after an `end` in it nothing but `end` follows. None: an empty one.
+          prompt: integers, any axes + (n,); after an `end` in it nothing but `end` follows. None: an empty one. The first 2^k are
+            read in one piece, the rest step by step, for the largest 2^k <= n: n compiles anew only at powers of two.
           temperature: divides the log-probabilities. top_k, top_p: as in `densities.tempered`, at every step; None: all levels.
           max_length: how many tokens at most, those of the prompt included; None: as many as the event has.
 
@@ -190,6 +191,8 @@ class AutoregressiveModel(Model):
         """
         length = self._length(max_length)
         prompt = self._read_prompt(prompt, length)
+        num = prompt.shape[-1]
+        prompt = jnp.pad(prompt, [(0, 0)] * (prompt.ndim - 1) + [(0, length - num)])
         check_positive(temperature=temperature)
         if top_k is not None:
             check_top_k(top_k)
@@ -200,7 +203,8 @@ class AutoregressiveModel(Model):
         shape = check_sizes("shape", shape)
         # At temperature 1 without truncation the draw is that of `sample`.
         how = None if temperature == 1 and top_k is None and top_p is None else (temperature, top_k, top_p)
-        return _generate((self, shape, length), params, check_key(key), prompt, context, how)
+        read = 2 ** num.bit_length() // 2
+        return _generate((self, shape, read), params, check_key(key), prompt, num, context, how)
 
     def _length(self, max_length: int | None) -> int:
         if self.step_shape or len(self.event.shape) != 1 or not isinstance(self.event, Tokens | Levels):
@@ -210,41 +214,39 @@ class AutoregressiveModel(Model):
         return self.num_steps if max_length is None else max_length
 
     def _read_prompt(self, prompt: Any, length: int) -> Array:
-        if prompt is None:
-            return jnp.zeros((0,), self.event.dtype)
-        prompt = jnp.asarray(prompt)
+        prompt = jnp.asarray([] if prompt is None else prompt)
         prompt = prompt.astype(self.event.dtype) if not prompt.size else prompt  # an empty list is of floats
         num = prompt.shape[-1] if prompt.ndim else 0
         if prompt.ndim < 1 or num > length:
             raise ValueError(f"prompt must have shape (..., n) with n <= max_length={length}, got {prompt.shape}")
         if not num:
             return prompt
-        if isinstance(self.event, Tokens):
-            return dataclasses.replace(self.event, max_length=num).check("prompt", prompt).astype(self.event.dtype)
-        return Levels((num,), self.event.num_levels).check("prompt", prompt).astype(self.event.dtype)
+        whole = self.event
+        event = dataclasses.replace(whole, max_length=num) if isinstance(whole, Tokens) else Levels((num,), whole.num_levels)
+        return event.check("prompt", prompt).astype(whole.dtype)
 
-    def _continued(self, params, key, context, prompt, length, draw) -> tuple[Array, Array]:
-        """(all steps, (length,) + step_shape, and the sum of log p of those after the prompt), by `draw(raw, key)`."""
-        num, tokens = prompt.shape[0], isinstance(self.event, Tokens)
-        inputs = self.inputs_one(prompt, context)
+    def _continued(self, params, key, context, given, read, num, draw) -> tuple[Array, Array]:
+        """(all steps, like `given`, the sum of log p of those drawn): the first `num` are given, `read` of these read at once."""
+        length, tokens = given.shape[0], isinstance(self.event, Tokens)
+        inputs = self.inputs_one(given[:read], context)
         carry = self.net.init_carry(params["net"], length)
-        if num:  # the prompt in one piece
+        if read:
             carry, _ = self.net.extend(params["net"], carry, inputs[:-1])
-        over = (prompt == self.event.end).any() if tokens else jnp.array(False)
+        over = (given[:read] == self.event.end).any() if tokens else jnp.array(False)
 
-        def move(state, key):
-            carry, last, over = state
+        def move(state, step):
+            (carry, last, over), (key, own, is_given) = state, step
             carry, raw = self.step(params, carry, last)
-            x = draw(raw, key).astype(prompt.dtype)
-            x = jnp.where(over, self.event.end, x) if tokens else x
-            log_p = jnp.where(over, 0.0, self.head.log_prob(raw, x).sum())
+            x = draw(raw, key).astype(given.dtype)
+            x = jnp.where(is_given, own, jnp.where(over, self.event.end, x) if tokens else x)
+            log_p = jnp.where(over | is_given, 0.0, self.head.log_prob(raw, x).sum())
             over = over | (x == self.event.end) if tokens else over
             return (carry, self.inputs_one(x[None], context)[1].astype(last.dtype), over), (x, log_p)
 
         # The key of a step does not depend on how long the prompt or the sequence is.
-        keys = row_keys(key, length)[num:]
-        _, (steps, log_p) = jax.lax.scan(move, (carry, inputs[-1], over), keys)
-        return jnp.concatenate([prompt, steps]), log_p.sum()
+        steps = row_keys(key, length)[read:], given[read:], jnp.arange(length)[read:] < num
+        _, (steps, log_p) = jax.lax.scan(move, (carry, inputs[-1], over), steps)
+        return jnp.concatenate([given[:read], steps]), log_p.sum()
 
     @property
     def _reads_tokens(self) -> bool:
@@ -252,8 +254,8 @@ class AutoregressiveModel(Model):
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _generate(static, params, key, prompt, context, how):
-    model, shape, length = static
+def _generate(static, params, key, prompt, num, context, how):
+    model, shape, read = static
     inner = len(model.context_shape or ())
     context = same_precision(context, *jax.tree.leaves(params))
     axes = np.broadcast_shapes(prompt.shape[:-1], () if context is None else context.shape[: context.ndim - inner])
@@ -267,7 +269,7 @@ def _generate(static, params, key, prompt, context, how):
     num_levels = model.event.vocabulary if isinstance(model.event, Tokens) else model.event.num_levels
 
     def one(key, prompt, context):
-        return model._continued(params, key, context, prompt, length, draw)[0]
+        return model._continued(params, key, context, prompt, read, num, draw)[0]
 
     return unflatten(batch, vmap_blocks(one, row_keys(key, math.prod(batch)), prompts, contexts))
 

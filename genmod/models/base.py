@@ -13,9 +13,8 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from genmod import losses
-from genmod.core.arrays import to_array
 from genmod.core.batching import Batch, row_keys, to_batch, vmap_events
-from genmod.core.checks import check, check_context
+from genmod.core.checks import check, check_context, check_row_weight
 from genmod.core.distribution import Distribution, Likelihood, over_events
 from genmod.core.numerics import same_precision
 from genmod.core.types import Array, Context, Key, Params, Shape
@@ -50,9 +49,7 @@ class Model(Distribution, abc.ABC):
         if context is not None:
             context = jnp.asarray(context)
             context = context if self.own_precision else same_precision(context, x)
-        weight = None if batch.weight is None else jnp.asarray(to_array("weight", batch.weight))
-        if weight is not None and weight.shape != x.shape[:1]:
-            raise ValueError(f"weight must have one entry for each of {x.shape[0]} rows, got shape {weight.shape}")
+        weight = None if batch.weight is None else jnp.asarray(check_row_weight("weight", batch.weight, x.shape[0]))
         return Batch(x, context, weight)
 
 

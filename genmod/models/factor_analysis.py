@@ -61,7 +61,7 @@ class _LinearGaussian(EMModel, abc.ABC):
     @over_events
     def posterior(self, params: Params, x: ArrayLike, context: None = None, *, key: Key | None = None) -> tuple[Array, Array]:
         """p(z | x) of events x, any axes + event_shape: its mean, axes + (M,), and its covariance, axes + (M, M). Compiled."""
-        mean, _, factor = self._explain(params, x[None])  # type: ignore[index]
+        mean, _, _, factor = self._explain(params, x[None])  # type: ignore[index]
         return mean[0], _inverse(factor)
 
     def covariance(self, params: Params) -> Array:
@@ -91,8 +91,8 @@ class _LinearGaussian(EMModel, abc.ABC):
         x = params["mean"] + jnp.matmul(params["loading"], z, precision="highest") + jnp.exp(params["log_scale"]) * noise
         return x.reshape(self.shape)
 
-    def _explain(self, params: Params, x: Array) -> tuple[Array, Array, Array]:
-        """Posterior means of rows, (n, M), their log p(x), (n,), and the Cholesky factor of G."""
+    def _explain(self, params: Params, x: Array) -> tuple[Array, Array, Array, Array]:
+        """Posterior means m of rows, (n, M), their log p(x), (n,), y - A m, (n, D), and the Cholesky factor of G."""
         log_scale = jnp.broadcast_to(params["log_scale"], (self.dim,))
         y = (self._rows(x) - params["mean"][None]) * jnp.exp(-log_scale)[None]
         loading = params["loading"] * jnp.exp(-log_scale)[:, None]
@@ -102,33 +102,40 @@ class _LinearGaussian(EMModel, abc.ABC):
         rest = y - jnp.matmul(mean, loading.T, precision="highest")
         log_det = 2.0 * (jnp.log(jnp.diagonal(factor)).sum() + log_scale.sum())
         squares = jnp.sum(rest**2, 1) + jnp.sum(mean**2, 1)
-        return mean, -0.5 * (squares + log_det + self.dim * _LOG_2PI), factor
+        return mean, -0.5 * (squares + log_det + self.dim * _LOG_2PI), rest, factor
 
     def _rows(self, x: Array) -> Array:
         return x.reshape(x.shape[0], -1).astype(jnp.promote_types(x.dtype, jnp.float32))
 
     # --- expectation and maximisation (Rubin & Thayer 1982, with the mean estimated along) --------------------------------------
 
+    # In terms of u = x - mean - W z, what the old parameters leave unexplained. In terms of x the variance of the noise would be
+    # a difference of numbers of the size of x^2: in float32 nothing is left of it where the noise is 1e-3 of x.
+
     def e_step(self, params, x, weight):
-        mean, log_prob, factor = self._explain(params, x)
-        residual = self._rows(x) - params["mean"][None]
+        mean, log_prob, rest, factor = self._explain(params, x)
+        total, spread = weight.sum(), _inverse(factor)
+        u = rest * jnp.exp(jnp.broadcast_to(params["log_scale"], (1, self.dim)))  # its mean given x
         z = jnp.concatenate([mean, jnp.ones_like(mean[:, :1])], 1)  # the last regressor is the shift of the mean
         weighted = z * weight[:, None]
-        spread = jnp.pad(_inverse(factor), (0, 1)) * weight.sum()
+        shared = jnp.matmul(params["loading"], spread, precision="highest")  # -cov(u, z | x)
         statistics = {
-            "total": weight.sum(),
-            "xz": jnp.matmul(residual.T, weighted, precision="highest"),
-            "zz": jnp.matmul(z.T, weighted, precision="highest") + spread,
-            "xx": jnp.sum(residual**2 * weight[:, None], 0),
+            "total": total,
+            "uz": jnp.matmul(u.T, weighted, precision="highest") - total * jnp.pad(shared, ((0, 0), (0, 1))),
+            "zz": jnp.matmul(z.T, weighted, precision="highest") + total * jnp.pad(spread, (0, 1)),
+            "uu": jnp.sum(u**2 * weight[:, None], 0) + total * jnp.sum(shared * params["loading"], 1),
         }
         return log_prob, statistics
 
     def m_step(self, params, statistics):
-        """The regression of x on [z, 1], and what it leaves unexplained."""
-        coefficients = jax.scipy.linalg.solve(statistics["zz"], statistics["xz"].T, assume_a="pos").T
-        variance = (statistics["xx"] - jnp.sum(coefficients * statistics["xz"], 1)) / statistics["total"]
-        mean = params["mean"] + coefficients[:, -1]
-        return {"mean": mean, "loading": coefficients[:, :-1], "log_scale": self._log_scale(variance)}
+        """The regression of u on [z, 1], by which loading and mean move, and what it leaves unexplained."""
+        change = jax.scipy.linalg.solve(statistics["zz"], statistics["uz"].T, assume_a="pos").T
+        variance = (statistics["uu"] - jnp.sum(change * statistics["uz"], 1)) / statistics["total"]
+        return {
+            "mean": params["mean"] + change[:, -1],
+            "loading": params["loading"] + change[:, :-1],
+            "log_scale": self._log_scale(variance),
+        }
 
 
 @dataclasses.dataclass(frozen=True)

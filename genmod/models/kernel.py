@@ -70,8 +70,42 @@ class FixedBandwidth(Bandwidth):
         return jnp.asarray(self.value, z.dtype)
 
 
+class _HeldOut(Bandwidth, abc.ABC):
+    """h of the greatest likelihood of data that are left out, group by group, among multiples of Scott's.
+
+    The candidates lie between `low` and `high` in equal ratios.
+    """
+
+    num_candidates: int
+    low: float
+    high: float
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_count(num_candidates=self.num_candidates)
+        check_positive(low=self.low)
+        if not self.low < self.high < math.inf:
+            raise ValueError(f"{type(self).__name__} wants low < high < inf, got low={self.low}, high={self.high}")
+
+    @abc.abstractmethod
+    def groups(self, share: Array) -> Array:
+        """Which data are left out together: the number of its group, 0 .. n - 1, for each of n weighted data, (n,) integers."""
+
+    def factor(self, kernel, z, share):
+        multiples = jnp.geomspace(self.low, self.high, self.num_candidates, dtype=z.dtype)
+        factors, group = Scott().factor(kernel, z, share) * multiples, self.groups(share)
+
+        def score(h):
+            log_prob = left_out_log_probs(kernel, z / h, share, group)
+            return jnp.sum(jnp.where(share > 0, share * log_prob, 0.0)) - z.shape[1] * jnp.log(h)
+
+        scores = jax.lax.map(score, factors)
+        # A kernel of bounded support may leave a datum alone at all candidates; the widest is the nearest to none.
+        return jnp.where(jnp.isfinite(scores).any(), factors[jnp.argmax(scores)], factors[-1])
+
+
 @dataclasses.dataclass(frozen=True)
-class LeaveOneOut(Bandwidth):
+class LeaveOneOut(_HeldOut):
     """h of the greatest likelihood of each datum under all others, among `num_candidates` multiples of Scott's.
 
     They lie between `low` and `high` in equal ratios. Work grows with n^2 for each. Data that occur twice, as rounded ones do,
@@ -82,24 +116,37 @@ class LeaveOneOut(Bandwidth):
     low: float = 0.1
     high: float = 3.0
 
+    def groups(self, share):
+        return jnp.arange(share.shape[0])
+
+
+@dataclasses.dataclass(frozen=True)
+class KFold(_HeldOut):
+    """h of the greatest likelihood of each of `num_folds` parts of the data under all others, among multiples of Scott's.
+
+    The candidates are those of `LeaveOneOut`, and so are the work and the need of data that occur once. Rows are spread over the
+    folds at random, but in the same way at every call; the sizes of the folds differ by one row at most. Each estimate sees
+    (k - 1) / k of the data, so that h is a little larger than by `LeaveOneOut`.
+    """
+
+    num_folds: int = 5
+    num_candidates: int = 32
+    low: float = 0.1
+    high: float = 3.0
+
     def __post_init__(self):
         super().__post_init__()
-        check_count(num_candidates=self.num_candidates)
-        check_positive(low=self.low)
-        if not self.low < self.high < math.inf:
-            raise ValueError(f"LeaveOneOut wants low < high < inf, got low={self.low}, high={self.high}")
+        check_count(num_folds=self.num_folds)
+        if self.num_folds < 2:
+            raise ValueError(f"num_folds must be at least 2, got {self.num_folds}")
 
-    def factor(self, kernel, z, share):
-        multiples = jnp.geomspace(self.low, self.high, self.num_candidates, dtype=z.dtype)
-        factors = Scott().factor(kernel, z, share) * multiples
-
-        def score(h):
-            log_prob = left_out_log_probs(kernel, z / h, share)
-            return jnp.sum(jnp.where(share > 0, share * log_prob, 0.0)) - z.shape[1] * jnp.log(h)
-
-        scores = jax.lax.map(score, factors)
-        # A kernel of bounded support may leave a datum alone at all candidates; the widest is the nearest to none.
-        return jnp.where(jnp.isfinite(scores).any(), factors[jnp.argmax(scores)], factors[-1])
+    def groups(self, share):
+        # Data of no weight are counted last: they do not move the others from fold to fold.
+        number = jnp.cumsum(share > 0) - 1
+        bits = jax.vmap(lambda i: jax.random.bits(jax.random.fold_in(jax.random.key(0), i), dtype=jnp.uint32))(number)
+        order = jnp.lexsort((bits, share <= 0))
+        place = jnp.zeros_like(order).at[order].set(jnp.arange(share.shape[0], dtype=order.dtype))
+        return place % self.num_folds
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,7 +155,7 @@ class KernelDensity(Model):
 
     Attributes:
       shape: of an event.
-      bandwidth: the rule for h: `Scott()`, `Silverman()`, `LeaveOneOut()`, or `FixedBandwidth(h)`.
+      bandwidth: the rule for h: `Scott()`, `Silverman()`, `LeaveOneOut()`, `KFold()`, or `FixedBandwidth(h)`.
       covariance: the kind of C C^T: full, diagonal or spherical; None: I, so that h has the units of the data.
       kernel: K, `GaussianDensity()` or `Epanechnikov()`, whose density is zero where no datum is near.
 
@@ -193,35 +240,41 @@ def _scale(kind: Covariance | None, rows: Array, share: Array) -> Array:
     return jax.vmap(lambda column: kind.color_one(params, jnp.int32(0), column))(identity).T
 
 
-def left_out_log_probs(kernel: RadialDensity, z: Array, share: Array) -> Array:
-    """log of the density of each datum under all others, (n,): sum_{j != i} w_j K(z_i - z_j) / (1 - w_i); z (n, D), w (n,)."""
-    log_share = jnp.log(share)
+def left_out_log_probs(kernel: RadialDensity, z: Array, share: Array, group: Array) -> Array:
+    """log of the density of each datum under all others but those of its group g, (n,); z (n, D), w and g (n,), g in 0 .. n - 1.
+
+    p_i = sum_{j: g_j != g_i} w_j K(z_i - z_j) / (1 - sum_{j: g_j = g_i} w_j)
+    """
+    log_share, left_out = jnp.log(share), jax.ops.segment_sum(share, group, z.shape[0])[group]
 
     def one(z_one, own):
-        return _log_sum(kernel, z_one, z, log_share, own) - jnp.log1p(-share[own])
+        return _log_sum(kernel, z_one, z, log_share, group, own)
 
-    return vmap_blocks(one, z, jnp.arange(z.shape[0]))
+    return vmap_blocks(one, z, group) - jnp.log1p(-left_out)
 
 
-def _log_sum(kernel: RadialDensity, z: Array, points: Array, log_weight: Array, skip: Array | int = -1) -> Array:
-    """log sum_i w_i K(z - z_i) over all points but number `skip`, of ONE z."""
+def _log_sum(
+    kernel: RadialDensity, z: Array, points: Array, log_weight: Array, group: Array | None = None, left_out: Array | int = -1
+) -> Array:
+    """log sum_i w_i K(z - z_i) over all points but those of the group `left_out`, of ONE z; None: no groups, all points."""
     num, dim = points.shape
+    group = jnp.zeros(num, jnp.int32) if group is None else group
     rows = min(num, _BLOCK)
     padding = -num % rows
     points = jnp.concatenate([points, points[:1].repeat(padding, 0)]).reshape(-1, rows, dim)
     log_weight = jnp.pad(log_weight, (0, padding), constant_values=-jnp.inf).reshape(-1, rows)
-    number = jnp.arange(num + padding).reshape(-1, rows)
+    group = jnp.pad(group, (0, padding)).reshape(-1, rows)
 
     def add(carry, block):
         largest, total = carry
-        points, log_weight, number = block
+        points, log_weight, group = block
         squared = jnp.sum((z[None] - points) ** 2, 1)
-        terms = jnp.where(number == skip, -jnp.inf, log_weight + kernel.log_density(squared, dim))
+        terms = jnp.where(group == left_out, -jnp.inf, log_weight + kernel.log_density(squared, dim))
         larger = jnp.maximum(largest, jax.lax.stop_gradient(terms.max()))
         return (larger, total * jnp.exp(largest - larger) + jnp.exp(terms - larger).sum()), None
 
     start = jnp.asarray(jnp.finfo(points.dtype).min, points.dtype), jnp.zeros((), points.dtype)
-    (largest, total), _ = jax.lax.scan(add, start, (points, log_weight, number))
+    (largest, total), _ = jax.lax.scan(add, start, (points, log_weight, group))
     return largest + jnp.log(total)  # -inf where every term is
 
 

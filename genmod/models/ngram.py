@@ -22,7 +22,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from genmod.core.arrays import to_array
-from genmod.core.checks import check_count, check_function, check_positive
+from genmod.core.checks import check_count, check_function, check_positive, check_row_weight
 from genmod.core.distribution import Likelihood, over_events
 from genmod.core.event import Levels, Tokens
 from genmod.core.types import Array, Key, Params
@@ -228,9 +228,7 @@ def _counts(model: NGram, x: Any, weight: Any) -> np.ndarray:
     cells = model.histories(rows).astype(np.int64) * model.num_tokens + rows
     shares = None
     if weight is not None:
-        weight = np.asarray(weight, np.float64)
-        if weight.shape != rows.shape[:1] or not (np.isfinite(weight) & (weight >= 0)).all():
-            raise ValueError(f"weight must be {len(rows)} finite numbers >= 0, one for each sequence, got shape {weight.shape}")
+        weight = np.asarray(check_row_weight("weight", weight, len(rows)), np.float64)
         shares = np.broadcast_to(weight[:, None], rows.shape)[counted]
     size = model.num_histories * model.num_tokens
     return np.bincount(cells[counted], shares, size).astype(np.float64).reshape(model.num_histories, model.num_tokens)

@@ -43,7 +43,7 @@ class MADE(nn.Module):
     def __post_init__(self):
         self.hidden_sizes = check_widths("hidden_sizes", self.hidden_sizes)
         if self.direct and not self.hidden_sizes:
-            raise ValueError("direct connections pass hidden layers, got hidden_sizes=(); without any the outputs read the inputs")
+            raise ValueError("direct connections pass hidden layers, got hidden_sizes=(); without any they are all there is")
         check_count(num_outputs=self.num_outputs)
         super().__post_init__()
 

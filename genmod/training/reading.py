@@ -15,7 +15,7 @@ import numpy as np
 
 from genmod.core.arrays import check_varying, column_names, to_array, to_context
 from genmod.core.batching import Batch, to_batch
-from genmod.core.checks import check_context
+from genmod.core.checks import check_context, check_row_weight
 from genmod.core.distribution import Likelihood
 from genmod.core.rounding import warn_of_coarse_columns
 from genmod.models.base import Model
@@ -110,15 +110,8 @@ def _parts(name: str, data: Any) -> Batch:
 def _weight(name: str, weight: Any, num: int) -> Any:
     if weight is None:
         return None
-    weight = to_context(f"the weight of {name}", weight)
-    if weight.shape != (num,):
-        raise ValueError(f"the weight of {name} must have shape {(num,)}, one for each row, got {weight.shape}")
-    if not np.issubdtype(weight.dtype, np.floating):
-        weight = np.asarray(weight, np.float32)
-    check_finite(f"the weight of {name}", weight)
-    if float(weight.min()) < 0 or float(weight.max()) == 0:
-        raise ValueError(f"the weight of {name} must be >= 0, and > 0 somewhere, got {float(weight.min())} among them")
-    return weight
+    weight = check_row_weight(f"the weight of {name}", weight, num)
+    return weight if np.issubdtype(weight.dtype, np.floating) else np.asarray(weight, np.float32)
 
 
 def check_finite(name: str, array: Any) -> None:
