@@ -159,10 +159,10 @@ def samplers(config: Config, run: gm.lab.Run, model, params, data: gm.data.Datas
     """Sliced W2 between samples and validation images, by sampler and evaluations of the network; what training images have."""
     num = min(config.num_samples, len(data.validation), len(data.train))
     images, labels = with_labels(data, "validation", config.class_conditional, num)
-    reference = np.asarray(model.dequantize(images)).reshape(num, -1)
+    reference = model.dequantize(images)
 
     def distance(x):
-        return sliced_w2(np.asarray(model.dequantize(x)).reshape(len(x), -1), reference)
+        return gm.metrics.sliced_wasserstein(model.dequantize(x), reference).value
 
     s = gm.denoising
     rows = [{"sampler": "training images", "evaluations": 0, "sliced W2": f"{distance(data.train[:num]):.4f}"}]
@@ -180,13 +180,6 @@ def samplers(config: Config, run: gm.lab.Run, model, params, data: gm.data.Datas
     title = f"quality against cost, {config.data}"
     gm.lab.plot.lines(run.figure("quality"), None, curves, xlabel="evaluations of the network", ylabel="sliced W2", title=title)
     return rows
-
-
-def sliced_w2(x: np.ndarray, y: np.ndarray, num: int = 500) -> float:
-    """The root mean square over `num` random directions of W2 between projections of two equally large samples (n, D)."""
-    directions = np.random.default_rng(0).standard_normal((x.shape[1], num))
-    directions /= np.linalg.norm(directions, axis=0)
-    return float(np.sqrt(((np.sort(x @ directions, 0) - np.sort(y @ directions, 0)) ** 2).mean()))
 
 
 def draw(config: Config, run: gm.lab.Run, data: gm.data.Dataset, model, fit: gm.Fit, key) -> None:

@@ -120,6 +120,16 @@ def test_little_noise_in_float32(family, key):
     np.testing.assert_allclose(ratio, 1.0, atol=2 * np.finfo(np.float32).eps * np.abs(x).max() / noise.min())
 
 
+def test_closed_form_of_little_noise_in_float32():
+    x = table(150, 1e-3 * np.ones(5)).astype(np.float32)
+    model = ProbabilisticPCA((5,), 2)
+    found = model.closed_form(x)
+    with jax.enable_x64(True):
+        wanted = model.closed_form(x.astype(np.float64))
+    ratio = np.exp(float(found["log_scale"]) - float(wanted["log_scale"]))
+    assert abs(ratio - 1.0) < 2 * np.finfo(np.float32).eps * np.abs(x).max() / 1e-3
+
+
 @pytest.mark.parametrize(
     ("make", "match"),
     [

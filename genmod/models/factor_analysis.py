@@ -206,8 +206,11 @@ def _closed_form(model: ProbabilisticPCA, x: Array, weight: Array) -> Params:
     covariance = jnp.matmul((residual * share).T, residual, precision="highest")
     values, vectors = jnp.linalg.eigh(covariance)  # rising
     rest = model.dim - model.num_factors
-    variance = jnp.maximum(values[:rest].mean(), model.floor)
-    loading = vectors[:, rest:] * jnp.sqrt(jnp.maximum(values[rest:] - variance, 0.0))[None]
+    largest = vectors[:, rest:]
+    # The mean of the least values, of which float32 keeps nothing where they are 1e-7 of the largest, by what is left of the rows.
+    left = residual - jnp.matmul(jnp.matmul(residual, largest, precision="highest"), largest.T, precision="highest")
+    variance = jnp.maximum(jnp.sum(share * left**2) / rest, model.floor)
+    loading = largest * jnp.sqrt(jnp.maximum(values[rest:] - variance, 0.0))[None]
     return {"mean": mean, "loading": loading, "log_scale": 0.5 * jnp.log(variance)}
 
 
