@@ -71,7 +71,8 @@ def experiment(config: Config, run: gm.lab.Run) -> dict[str, Any]:
 def make(config: Config, name: Name, shape: tuple[int, ...]) -> gm.Model:
     """A model by name."""
     if name == "pixel_cnn":
-        return gm.models.PixelCNN(shape, gm.nets.GatedPixelCNN(config.num_features, config.num_layers), BernoulliHead())
+        net = gm.nets.GatedPixelCNN(config.num_features, config.num_layers, untied_biases=shape[:2])
+        return gm.models.PixelCNN(shape, net, BernoulliHead())
     size = shape[0] * shape[1] * shape[2]
     orders = gm.models.random_orders(size, config.num_orders, config.seed) if name == "made_orders" else None
     return gm.models.MADEModel(shape, gm.nets.MADE(config.hidden_sizes, direct=config.direct), BernoulliHead(), orders)

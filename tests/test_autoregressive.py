@@ -51,12 +51,12 @@ class Case(NamedTuple):
 MODELS = {
     "words_gru": Case(language_model(WORDS, GRU, num_features=4), slow=True),
     "words_transformer": Case(language_model(WORDS, TRANSFORMER, num_features=4)),
-    "words_conditional": Case(language_model(WORDS, GRU, num_features=4, **CONTEXT)),
+    "words_conditional": Case(language_model(WORDS, GRU, num_features=4, **CONTEXT), slow=True),
     "bits_conv": Case(AutoregressiveModel(BITS, token_net(CONV, 3, 1, num_features=4), BernoulliHead())),
     "trits_rnn": Case(language_model(TRITS, Recurrent(nn.SimpleCell(6)), num_features=4), slow=True),
     "trits_lstm": Case(language_model(TRITS, Recurrent(nn.LSTMCell(6)), num_features=4), slow=True),
     "logistic": Case(
-        AutoregressiveModel(TRITS, token_net(GRU, 4, 6, num_features=4), DiscretizedLogisticHead(3, num_components=2))
+        AutoregressiveModel(TRITS, token_net(GRU, 4, 6, num_features=4), DiscretizedLogisticHead(3, num_components=2)), slow=True
     ),
     "columns": Case(
         AutoregressiveModel(gm.Levels((3, 2), 2), token_net(GRU, 3, 2, conditional=True), BernoulliHead(), (2,), (2,))
@@ -69,8 +69,8 @@ MODELS = {
     "made_linear": Case(MADEModel((4,), MADE(()), CategoricalHead(3), ((3, 1, 0, 2),)), slow=True),
     "made_logistic": Case(MADEModel((3,), MADE((12,)), DiscretizedLogisticHead(4, 2), **CONTEXT)),
     "made_orders": Case(MADEModel((5,), MADE((12,), direct=True), BernoulliHead(), random_orders(5, 3)), one_order=False),
-    "pixels": Case(PixelCNN((3, 3, 1), PIXELS, BernoulliHead())),
-    "pixels_channels": Case(PixelCNN((2, 2, 2), PIXELS, BernoulliHead(), **CONTEXT)),
+    "pixels": Case(PixelCNN((3, 3, 1), PIXELS, BernoulliHead()), slow=True),
+    "pixels_channels": Case(PixelCNN((2, 2, 2), PIXELS.clone(untied_biases=(2, 2)), BernoulliHead(), **CONTEXT)),
     "pixels_categories": Case(PixelCNN((2, 1, 3), PIXELS, CategoricalHead(3)), slow=True),
     "pixels_logistic": Case(PixelCNN((2, 2, 1), PIXELS, DiscretizedLogisticHead(4, 2))),
 }
@@ -362,7 +362,8 @@ def test_the_pixel_network_sees_all_before_and_nothing_else(shape):
 
 def test_sampling_in_a_band_is_sampling_of_the_whole(key):
     """An image taller than what the network sees: log p of the draw is that of the model."""
-    model = PixelCNN((6, 3, 1), GatedPixelCNN(4, num_layers=2, first_kernel_size=3), BernoulliHead())
+    net = GatedPixelCNN(4, num_layers=2, first_kernel_size=3, untied_biases=(6, 3))
+    model = PixelCNN((6, 3, 1), net, BernoulliHead())
     x = np.random.default_rng(0).integers(0, 2, (2, 6, 3, 1)).astype(np.uint8)
     params = moved(model, x)
     drawn, log_p = jax.jit(model.sample_and_log_prob_one)(params, key)
@@ -422,6 +423,14 @@ def test_bad_generation(options, match, key):
         (lambda: MODELS["words_gru"].model.log_prob({}, np.array([0, 3, 1, 1])), ValueError, "got values from 0 to 3"),
         (lambda: MODELS["image_conv"].model.generate({}, jax.random.key(0)), ValueError, "generate wants sequences of integers"),
         (lambda: MADEModel((3,), GRU, BernoulliHead()), TypeError, "net must be a MADE"),
+        (lambda: GatedPixelCNN(untied_biases=(4,)), ValueError, r"untied_biases must be \(H, W\), got \(4,\)"),
+        (
+            lambda: PixelCNN((3, 3, 1), GatedPixelCNN(untied_biases=(3, 4)), BernoulliHead()).init(
+                jax.random.key(0), np.zeros((1, 3, 3, 1), int)
+            ),
+            ValueError,
+            r"untied_biases=\(3, 4\) want an image of that height and width, got \(3, 3\)",
+        ),
         (lambda: MADEModel((3,), MADE(), BernoulliHead(), (0, 1, 2)), TypeError, "orders must be a tuple"),
         (lambda: MADEModel((3,), MADE(), BernoulliHead(), ((0, 1, 1),)), ValueError, "orders must hold permutations"),
         (lambda: MADEModel((0,), MADE(), BernoulliHead()), ValueError, "shape must hold integers >= 1"),

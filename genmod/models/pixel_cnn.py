@@ -59,12 +59,15 @@ class PixelCNN(Model):
     def reparameterized(self):
         return self.head.reparameterized
 
-    def raw_one(self, params: Params, x: Array, context: Context = None) -> Array:
-        """The raw numbers of every entry of ONE image, or of some of its rows, (H, W, C, head.num_params), given those before."""
+    def raw_one(self, params: Params, x: Array, context: Context = None, *, top: Array | None = None) -> Array:
+        """The raw numbers of every entry of ONE image, (H, W, C, head.num_params), given those before it.
+
+        top: the row of the image at which x begins, if it is some of its rows.
+        """
         x = real(x)
         if isinstance(self.event, Levels):
             x = x * (2.0 / max(1, self.event.num_levels - 1)) - 1.0
-        return nets.apply(self._network, params["net"], x, *context_inputs(context, x.dtype))
+        return nets.apply(self._network, params["net"], x, *context_inputs(context, x.dtype), top=top)
 
     def loss(self, params, key, batch, *, step=None):
         return likelihood_loss(self, params, key, self.read(batch))
@@ -88,7 +91,7 @@ class PixelCNN(Model):
             place = n // (width * channels), n // channels % width, n % channels
             # Rows above the band do not reach this entry, and where the band begins at the top its border is the image's.
             top = jnp.clip(place[0] - band + 1, 0, height - band)
-            raw = self.raw_one(params, jax.lax.dynamic_slice_in_dim(x, top, band), context)
+            raw = self.raw_one(params, jax.lax.dynamic_slice_in_dim(x, top, band), context, top=top)
             raw = raw[place[0] - top, place[1], place[2]]
             value = self.head.sample(raw, jax.random.fold_in(key, n)).astype(dtype)
             return x.at[place].set(value), self.head.log_prob(raw, value)
