@@ -253,6 +253,7 @@ def test_bad_parts(make, error, match):
         make()
 
 
+@pytest.mark.slow
 def test_builders_and_convolutions(key):
     x = (jax.random.uniform(key, (4, 7, 6, 2)) > 0.5).astype(jnp.uint8)
     plain = flows.variational_autoencoder((7, 6, 2), 3, head=BernoulliHead(), hidden_sizes=(8, 4), context_shape=(5,))

@@ -284,6 +284,7 @@ def test_a_draw_is_found_again_from_its_beginnings(name, key):
     assert autoregressive._generate._cache_size() == before + 3
 
 
+@pytest.mark.slow
 def test_a_short_length_is_the_beginning(key):
     model, params, _, _, _ = made("trits_lstm")
     whole = model.generate(params, key, 20)

@@ -41,6 +41,7 @@ def test_it_reaches_the_best_of_the_family(key):
         np.testing.assert_allclose(law.mean_one(fit.params) if gap else fit.params["mean"], TARGET.mean, atol=0.02)
 
 
+@pytest.mark.slow
 def test_report_and_gradient_of_the_exact_posterior(key, x64):
     """Every weight is Z; what sticks to the landing has no gradient there, what does not has one with mean zero."""
     params = exact()

@@ -217,6 +217,7 @@ def test_float64_gradients_and_float32_agreement(toy):
             np.testing.assert_allclose(gradient[:, axis], slope, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_second_derivatives_of_the_root_finder():
     toy = data.Pinwheel()
     x32 = sampled(toy)[0][:20]
@@ -236,6 +237,7 @@ def test_many_points_in_blocks_are_the_same_points():
     np.testing.assert_allclose(gradient(x[:5000])[:1000], gradient(x[:1000]), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("toy", [data.TwoMoons(), data.TwoSpirals(), data.Pinwheel()], ids=str)
 def test_gradients_do_not_keep_what_every_node_of_every_point_needs(toy):
     def memory(num):

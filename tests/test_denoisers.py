@@ -188,6 +188,7 @@ def test_clipped_denoisers():
             call()
 
 
+@pytest.mark.slow
 def test_a_clipped_model_survives_the_end_without_signal(key):
     """eps off by a little, where alpha is 5e-5: alone it throws the draws out of all bounds."""
     model = gm.flows.diffusion(

@@ -358,6 +358,7 @@ def test_fit_learns_the_score_of_a_mixture(key):
     assert drawn.shape == (3, 2, 2) and jnp.isfinite(drawn).all()
 
 
+@pytest.mark.slow
 def test_standardized_data_and_bound(key):
     """A fixed layer towards the data: densities are those of the data, and the parts of the bound count its log-determinant."""
     schedule = denoising.VariancePreserving(times=(1e-3, 1.0))

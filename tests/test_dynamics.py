@@ -604,6 +604,7 @@ def test_integrators_are_values():
     assert len(traces) == 1
 
 
+@pytest.mark.slow
 def test_a_controller_of_the_users_keeps_the_largest_error_of_the_batch():
     """Diffrax's own norm would average the error of a hard event over its easy neighbours."""
     rates = jnp.array([40.0] + [0.0] * 63)

@@ -181,6 +181,7 @@ def test_sandwich_of_a_wrong_model(key, x64):
     np.testing.assert_allclose(empirical_fisher(model, estimate.params, x), [[x.var()]], rtol=1e-8)
 
 
+@pytest.mark.slow
 def test_coverage_of_wald_intervals(key):
     """Of 95% intervals of a rate, by 600 sets of 200 counts; of the log-rate by the delta method too."""
     model, num = Factorized(PoissonHead(), ()), 600

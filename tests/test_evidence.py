@@ -220,6 +220,7 @@ def vae_params(key):
     }
 
 
+@pytest.mark.slow
 def test_rows_of_a_model(key):
     """Each row by itself: against quadrature, from both sides of it, and whatever rows stand beside it."""
     keys, params = jax.random.split(key, 4), vae_params(key)

@@ -132,6 +132,7 @@ def test_no_step_sees_the_future_and_steps_are_the_whole(net, law, key):
         assert (np.abs(shares - wanted) < NUM_SEM * np.sqrt(wanted / 4_000)).all()
 
 
+@pytest.mark.slow
 def test_sequences_of_several_lengths(key):
     """What stands beyond a sequence's end is not looked at, and the loss is that of the short sequences by themselves."""
     z, x = simulated(6, 5)

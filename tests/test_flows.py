@@ -556,6 +556,7 @@ def moved_from_start(model, x, key):
     return jax.tree.map(lambda p, t: p + 0.2 * jax.random.normal(key, p.shape) * t, params, trainable_mask(params))
 
 
+@pytest.mark.slow
 def test_each_column_lies_where_it_belongs(key):
     x = of_mixed(200)
     for make in (FLOWS["neural_spline_flow"],):

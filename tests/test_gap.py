@@ -119,6 +119,7 @@ def test_a_family_that_holds_the_posterior_has_no_gap(key):
     assert (np.abs(report.amortization - (truth - report.elbo)) < NUM_SEM * report.amortization_sem + 0.005).all()
 
 
+@pytest.mark.slow
 def test_twenty_steps_take_back_half_of_the_amortization_gap(key):
     params = set_params(MEAN_FIELD, np.zeros((2, 4)))
     x = jnp.asarray(np.stack([X, -0.5 * X, X[::-1]]), jnp.float32)
@@ -166,6 +167,7 @@ def test_the_health_of_a_posterior(key):
     np.testing.assert_allclose(far.mutual_information, np.log(32), rtol=0.05)
 
 
+@pytest.mark.slow
 def test_health_during_training(key):
     """`fit` measures it on the held-out rows, beside the loss."""
     x = jax.random.normal(key, (64, 4))

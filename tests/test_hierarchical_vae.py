@@ -207,6 +207,7 @@ def test_evidence_samples_and_latents(key):
     np.testing.assert_allclose(LINEAR.decode_one(exact, jnp.asarray(codes[0, 0])), W @ codes[0, 0, :2], rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_inference_of_latents_works_on_it(key):
     """The family of the linear model holds the exact posterior: its gap is one of amortisation, which refinement takes back."""
     params, x = linear_params(**WRONG), jnp.asarray(X, jnp.float32)
@@ -285,6 +286,7 @@ def moved(model, key, x, *context):
     return jax.tree.map(lambda p, n, trained: p + n if trained else p, params, noise, trainable_mask(params))
 
 
+@pytest.mark.slow
 def test_levels_that_are_not_gaussian_with_a_context(key):
     """One-hot vectors below a scalar of a flow under a mixture that knows the context: weights by the sum and the integral."""
     law = StraightThrough(RelaxedCategorical((1,), 3))
@@ -318,6 +320,7 @@ def test_levels_that_are_not_gaussian_with_a_context(key):
     assert abs(float(np.ptp(np.asarray(log_evidence(np.stack([x[0]] * 2), context)[1])))) > 0.01
 
 
+@pytest.mark.slow
 def test_levels_of_bits_by_the_score_function(key):
     """Integers as latents: the bound and its gradient, against the sum over all of them."""
     bits = [Factorized(BernoulliHead(), (n,)) for n in (2, 1)]
@@ -421,6 +424,7 @@ def begin(low, top_prior=None):
     return HierarchicalVAE((3,), (low, top), NormalHead(SIGMA)).init(jax.random.key(0), jnp.zeros((2, 3)))
 
 
+@pytest.mark.slow
 def test_builder_with_contexts_and_convolutions(key):
     x = (jax.random.uniform(key, (4, 7, 6, 2)) > 0.5).astype(jnp.uint8)
     conditional = flows.hierarchical_autoencoder((7, 6, 2), (3, 2), head=BernoulliHead(), hidden_sizes=(8, 4), context_shape=(5,))
