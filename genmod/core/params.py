@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from genmod.core.types import Params
+from genmod.core.types import Array, Params
 
 
 @jax.tree_util.register_dataclass
@@ -59,6 +59,11 @@ def trainable_mask(params: Params) -> Params:
 def cast(params: Params, dtype: Any) -> Params:
     """The floating arrays of `params` as `dtype`, the rest untouched."""
     return jax.tree.map(lambda p: p.astype(dtype) if jnp.issubdtype(p.dtype, jnp.floating) else p, params)
+
+
+def interpolated(start: Params, end: Params, share: Array) -> Params:
+    """(1 - share) start + share end, `end` exactly at share = 1."""
+    return jax.tree.map(lambda a, b: (1 - share).astype(b.dtype) * a + share.astype(b.dtype) * b, start, end)
 
 
 def num_params(params: Params) -> int:

@@ -59,5 +59,11 @@ from genmod.densities.targets import (
 )
 from genmod.densities.truncation import keep_nucleus as keep_nucleus, keep_top_k as keep_top_k, tempered as tempered
 from genmod.densities.uniform_levels import UniformLevels as UniformLevels
+from genmod.densities.unit_layers import (
+    BernoulliUnits as BernoulliUnits,
+    GaussianUnits as GaussianUnits,
+    SoftmaxUnits as SoftmaxUnits,
+    UnitLayer as UnitLayer,
+)
 from genmod.densities.vamp import VampPrior as VampPrior
 from genmod.densities.von_mises import VonMises as VonMises, VonMisesHead as VonMisesHead

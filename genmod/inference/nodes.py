@@ -18,10 +18,11 @@ import numpy as np
 from genmod.core.checks import check_context, check_count, check_positive
 from genmod.core.description import Description
 from genmod.core.distribution import Distribution, Likelihood, check_params
+from genmod.core.enumeration import MAX_STATES
 from genmod.core.event import Real
 from genmod.core.keys import check_key
 from genmod.core.types import Key, Params
-from genmod.inference.table import MAX_STATES, ExactTable, exact
+from genmod.inference.table import ExactTable, exact
 
 
 class Law(NamedTuple):

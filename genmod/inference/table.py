@@ -11,7 +11,7 @@ Sums are taken in float64 NumPy; the log-probabilities are the model's, in its o
 
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -21,11 +21,11 @@ from scipy.special import logsumexp
 from genmod.core.arrays import to_array
 from genmod.core.checks import check_context, check_count
 from genmod.core.distribution import Distribution, Likelihood, check_params
-from genmod.core.event import Event, Levels, Tokens
+from genmod.core.enumeration import MAX_STATES, place_of, states
+from genmod.core.event import Event
 from genmod.core.keys import check_key
 from genmod.core.types import Array, Key, Params, Shape
 
-MAX_STATES = 2**20
 _FEWEST = 5.0  # expected draws in a cell of a chi-square
 
 
@@ -108,7 +108,7 @@ class ExactTable(NamedTuple):
         """
         x = np.asarray(self.event.check("x", to_array("x", x)))
         axes = x.shape[: x.ndim - len(self.event.shape)]
-        return _place(self.event, x.reshape(*axes, -1).astype(np.int64))
+        return place_of(self.event, x.reshape(*axes, -1).astype(np.int64))
 
     def compare(self, draws: ArrayLike) -> SampleComparison:
         """Independent draws, (n,) + event_shape, against the masses. Raises ValueError for fewer draws than two cells want."""
@@ -167,26 +167,6 @@ def exact(
     return ExactTable(model.event, all_states, log_prob - log_normalizer, log_normalizer)
 
 
-def states(event: Event, max_states: int = MAX_STATES) -> np.ndarray:
-    """All events of a kind, (S,) + event_shape, the last entry changing fastest; sequences of tokens by their length.
-
-    Raises TypeError for events that are not `Levels` or `Tokens`, ValueError for more than `max_states`.
-    """
-    if not isinstance(event, Levels | Tokens):
-        raise TypeError(f"exact wants discrete events, Levels or Tokens, got {event}")
-    num = _num_states(event)
-    if num > max_states:
-        raise ValueError(f"{event} has about 2^{math.log2(num):.0f} states, at most {max_states} can be gone through")
-    if isinstance(event, Levels):
-        return _digits(event.num_levels, math.prod(event.shape)).reshape(num, *event.shape).astype(event.dtype)
-    others = np.delete(np.arange(event.vocabulary), event.end)
-    parts = []
-    for length in range(event.max_length + 1):  # tokens before the end
-        words = others[_digits(len(others), length)]
-        parts.append(np.pad(words, ((0, 0), (0, event.max_length - length)), constant_values=event.end))
-    return np.concatenate(parts).astype(event.dtype)
-
-
 def _cells(expected: np.ndarray) -> np.ndarray:
     """The cell of each state: one of its own for a state of enough expected draws; the others share, those of like mass."""
     rare = expected < _FEWEST
@@ -198,33 +178,3 @@ def _cells(expected: np.ndarray) -> np.ndarray:
     cell[order] = np.minimum(before // _FEWEST, max(total // _FEWEST - 1, 0))
     cell[~rare] = np.arange((~rare).sum()) + (cell[order].max() + 1 if len(order) else 0)
     return cell
-
-
-def _num_states(event: Levels | Tokens) -> int:
-    if isinstance(event, Levels):
-        return event.num_levels ** math.prod(event.shape)
-    return sum((event.vocabulary - 1) ** length for length in range(event.max_length + 1))
-
-
-def _digits(base: int, num: int) -> np.ndarray:
-    """All rows of `num` numbers below `base`, (base^num, num)."""
-    codes = np.arange(base**num)
-    return np.stack([codes // base**i % base for i in reversed(range(num))], -1) if num else np.zeros((1, 0), int)
-
-
-def _place(event: Any, x: np.ndarray) -> np.ndarray:
-    """The places in `states` of events in one row each, (..., D) -> (...)."""
-    if isinstance(event, Levels):
-        return _number(x, event.num_levels)
-    # Shorter sequences come first; tokens above the end count one less.
-    length = np.cumprod(x != event.end, -1).sum(-1)
-    base = event.vocabulary - 1
-    first = np.concatenate([[0], np.cumsum([base**n for n in range(event.max_length)])])[length]
-    before = np.arange(event.max_length) < length[..., None]
-    digits, places = x - (x > event.end), np.where(before, length[..., None] - 1 - np.arange(event.max_length), 0)
-    return np.asarray(first + np.sum(np.where(before, digits * base**places, 0), -1))
-
-
-def _number(digits: np.ndarray, base: int) -> np.ndarray:
-    """The number that rows of digits are, (..., D) -> (...)."""
-    return np.asarray(np.sum(digits * base ** np.arange(digits.shape[-1])[::-1], -1, dtype=np.int64))

@@ -69,3 +69,32 @@ def curves(
     figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=min(len(handles), 2 * columns))
     figure.suptitle(title, fontsize=10)
     _save(figure, path)
+
+
+def log_log(path: Path, panels: dict[str, list[Curve]], *, ylabel: str, title: str = "") -> None:
+    """Panels side by side, both axes logarithmic and the vertical one shared, each with a legend and colours of its own.
+
+    Args:
+      path: of the PNG. panels: label of the horizontal axis -> its curves; their colours go from dark to light in the order of
+        names.
+      ylabel: of the shared axis. title: of the figure.
+    """
+    plt = _pyplot()
+    size = (4.4 * len(panels), 4.2)
+    figure, axes = plt.subplots(1, len(panels), figsize=size, squeeze=False, sharey=True, constrained_layout=True)
+    for axis, (label, panel) in zip(axes[0], panels.items(), strict=True):
+        names = list(dict.fromkeys(curve.name for curve in panel))
+        colors = dict(zip(names, plt.get_cmap("viridis")(np.linspace(0.0, 0.85, len(names))), strict=True))
+        named: set[str] = set()
+        for curve in panel:
+            shown = curve.name if curve.name not in named else None
+            named.add(curve.name)
+            axis.plot(curve.x, curve.y, curve.style, color=colors[curve.name], label=shown, linewidth=1.2, markersize=5)
+        axis.set(xscale="log", yscale="log", xlabel=label)
+        axis.grid(which="both", linewidth=0.3, alpha=0.5)
+        axis.legend(fontsize=8)
+    for which in (axes[0][0].yaxis.set_major_formatter, axes[0][0].yaxis.set_minor_formatter):
+        which(plt.ScalarFormatter())
+    axes[0][0].set_ylabel(ylabel)
+    figure.suptitle(title, fontsize=10)
+    _save(figure, path)

@@ -5,6 +5,7 @@ from genmod.core.relaxation import (
     gumbel_softmax as gumbel_softmax,
     straight_through as straight_through,
 )
+from genmod.losses.contrastive import contrast as contrast
 from genmod.losses.diffusion import BoundParts as BoundParts, denoising as denoising, variational_bound as variational_bound
 from genmod.losses.gradient_estimators import (
     GradientStatistics as GradientStatistics,

@@ -3,6 +3,7 @@
 from genmod.core.padding import Padded as Padded
 from genmod.models.autoregressive import AutoregressiveModel as AutoregressiveModel, language_model as language_model
 from genmod.models.base import EMModel as EMModel, Model as Model, RateDistortion as RateDistortion
+from genmod.models.boltzmann import BoltzmannMachine as BoltzmannMachine
 from genmod.models.dequantized import Dequantized as Dequantized
 from genmod.models.diffusion import Bound as Bound, Diffusion as Diffusion
 from genmod.models.factor_analysis import FactorAnalysis as FactorAnalysis, ProbabilisticPCA as ProbabilisticPCA
@@ -13,8 +14,8 @@ from genmod.models.hierarchical_vae import HierarchicalVAE as HierarchicalVAE, L
 from genmod.models.kernel import (
     Bandwidth as Bandwidth,
     FixedBandwidth as FixedBandwidth,
-    KFold as KFold,
     KernelDensity as KernelDensity,
+    KFold as KFold,
     LeaveOneOut as LeaveOneOut,
     Scott as Scott,
     Silverman as Silverman,
@@ -36,6 +37,16 @@ from genmod.models.ngram import (
 )
 from genmod.models.penalized import FunctionKL as FunctionKL, Penalized as Penalized
 from genmod.models.pixel_cnn import PixelCNN as PixelCNN
+from genmod.models.restricted_boltzmann import (
+    RestrictedBoltzmannMachine as RestrictedBoltzmannMachine,
+    gibbs_langevin as gibbs_langevin,
+)
 from genmod.models.score import ScoreModel as ScoreModel
+from genmod.models.unnormalized import (
+    Configuration as Configuration,
+    Normalized as Normalized,
+    States as States,
+    UnnormalizedModel as UnnormalizedModel,
+)
 from genmod.models.vae import VAE as VAE
 from genmod.models.vector_quantized import VQVAE as VQVAE, CodebookReport as CodebookReport

@@ -8,6 +8,11 @@ from genmod.nets.made import MADE as MADE
 from genmod.nets.mlp import MLP as MLP, FlatNet as FlatNet, ZeroHead as ZeroHead
 from genmod.nets.nnx_module import NNXModule as NNXModule
 from genmod.nets.pixel import GatedPixelCNN as GatedPixelCNN
+from genmod.nets.positions import (
+    LearnedPositions as LearnedPositions,
+    Positions as Positions,
+    RotaryPositions as RotaryPositions,
+)
 from genmod.nets.pyramid import ConvDecoder as ConvDecoder, ConvEncoder as ConvEncoder
 from genmod.nets.sequence import Pointwise as Pointwise, Recurrent as Recurrent, SequenceNet as SequenceNet, Stack as Stack
 from genmod.nets.sequence_module import SequenceModule as SequenceModule

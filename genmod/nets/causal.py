@@ -1,15 +1,17 @@
 """Causal networks without recurrence, as `SequenceNet`s: dilated convolutions, and a Transformer."""
 
 import dataclasses
+import functools
 from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from genmod.core.checks import check_count, check_shape
+from genmod.core.checks import check_count, check_parts, check_shape
 from genmod.core.types import Array
 from genmod.nets.functional import apply as apply_module, init as init_module
+from genmod.nets.positions import Positions, RotaryPositions
 from genmod.nets.sequence import SequenceNet, check_sequence, params_dtype
 
 
@@ -51,55 +53,59 @@ class CausalConv(SequenceNet):
 
 
 class Cache(NamedTuple):
-    """Keys and values of the steps so far, (num_layers, length, num_heads, head features), and how many steps there were."""
+    """Keys and values of the steps so far, of each layer (num_heads, length, head features), and how many steps there were."""
 
-    keys: Array
-    values: Array
+    keys: tuple[Array, ...]
+    values: tuple[Array, ...]
     num_steps: Array
 
 
 @dataclasses.dataclass(frozen=True)
 class CausalTransformer(SequenceNet):
-    """A Transformer (Vaswani et al. 2017, arXiv:1706.03762) that sees the past: layer norms before the blocks, rotary positions.
+    """A Transformer (Vaswani et al. 2017, arXiv:1706.03762) that sees the past: layer norms before the blocks.
 
-    (T, features) -> (T, num_features), T at most `max_length`: steps beyond it give NaN. Positions enter as rotations of keys
-    and queries (Su et al. 2021, arXiv:2104.09864, eq. 34). The carry is a `Cache`.
+        net = CausalTransformer(256, 64, positions=LearnedPositions())
+
+    (T, features) -> (T, num_features), T at most `max_length`: a longer x is refused, and steps beyond it give NaN.
+    The carry is a `Cache`.
+
+    Attributes:
+      max_length: of a sequence. num_features, num_layers, num_heads: of the blocks.
+      positions: how steps are told apart, `RotaryPositions` or `LearnedPositions`.
     """
 
     max_length: int
     num_features: int = 64
     num_layers: int = 2
     num_heads: int = 4
+    positions: Positions = RotaryPositions()
 
     def __post_init__(self):
         super().__post_init__()
         counts = ("max_length", "num_features", "num_layers", "num_heads")
         check_count(**{name: getattr(self, name) for name in counts})
-        if self.num_features % (2 * self.num_heads):
-            raise ValueError(
-                "num_features must be a multiple of 2 num_heads, as rotary positions turn pairs of features; "
-                f"got num_features={self.num_features}, num_heads={self.num_heads}"
-            )
+        check_parts(self, positions=Positions)
+        self.positions.check(self.num_features, self.num_heads)
 
     def init(self, key, x):
-        return init_module(self._module, key, check_sequence(x), *self._cache(x.shape[0], x.dtype))
+        return init_module(self._module, key, check_sequence(x), self._cache(x.shape[0], x.dtype))
 
     def init_carry(self, params, length=None):
         return self._cache(length, params_dtype(params))
 
     def extend(self, params, carry, x):
         self._check_length(x.shape[0])
-        carry, y = apply_module(self._module, params, x, *carry)
+        carry, y = apply_module(self._module, params, x, carry)
         return carry, y
 
     @property
     def _module(self):
-        return _Transformer(self.num_features, self.num_layers, self.num_heads)
+        return _Transformer(self.max_length, self.num_features, self.num_layers, self.num_heads, self.positions)
 
     def _cache(self, length: int | None, dtype: Any) -> Cache:
         length = self.max_length if length is None else length
         self._check_length(length)
-        blank = jnp.zeros((self.num_layers, length, self.num_heads, self.num_features // self.num_heads), dtype)
+        blank = (jnp.zeros((self.num_heads, length, self.num_features // self.num_heads), dtype),) * self.num_layers
         return Cache(blank, blank, jnp.zeros((), jnp.int32))
 
     def _check_length(self, length: int) -> None:
@@ -126,38 +132,51 @@ class _Convolutions(nn.Module):
 
 
 class _Transformer(nn.Module):
+    max_length: int
     num_features: int
     num_layers: int
     num_heads: int
+    positions: Positions
 
     @nn.compact
-    def __call__(self, x, keys, values, num_steps):
-        n, length = x.shape[0], keys.shape[1]
-        positions = num_steps + jnp.arange(n)
-        visible = jnp.arange(length)[None] <= positions[:, None]  # (n, length)
-        h = nn.Dense(self.num_features)(x)  # (n, C)
-        for layer in range(self.num_layers):
+    def __call__(self, x, cache):
+        keys, values, num_steps = cache
+        n, length, size = x.shape[0], *keys[0].shape[1:]
+        steps = num_steps + jnp.arange(n)
+        visible = jnp.arange(length)[None] <= steps[:, None]  # (n, length)
+        new = [], []
+        h = self.positions.at_input(_dense(self.num_features)(x), steps, self.max_length)  # (n, C)
+        for past in zip(keys, values, strict=True):
             normed = nn.LayerNorm()(h)
-            q, k, v = (nn.DenseGeneral((self.num_heads, keys.shape[-1]))(normed) for _ in range(3))  # (n, H, C / H)
-            start = (jnp.int32(layer), num_steps, jnp.int32(0), jnp.int32(0))
-            keys = jax.lax.dynamic_update_slice(keys, _rotate(k, positions)[None].astype(keys.dtype), start)
-            values = jax.lax.dynamic_update_slice(values, v[None].astype(values.dtype), start)
-            scores = jnp.einsum("nhc,lhc->hnl", _rotate(q, positions), keys[layer]) / keys.shape[-1] ** 0.5
+            q, k, v = (nn.DenseGeneral((self.num_heads, size))(normed) for _ in range(3))  # (n, H, C / H)
+            k, q = (self.positions.at_attention(a, steps) for a in (k, q))
+            k, v = (_written(old, a.swapaxes(0, 1), num_steps) for old, a in zip(past, (k, v), strict=True))  # (H, length, C / H)
+            scores = jnp.einsum("nhc,hlc->hnl", q, k) / size**0.5
             weights = nn.softmax(jnp.where(visible[None], scores, -jnp.inf))
-            attended = jnp.einsum("hnl,lhc->nhc", weights, values[layer])
+            attended = jnp.einsum("hnl,hlc->nhc", weights, v)
             h = h + nn.DenseGeneral(self.num_features, axis=(-2, -1))(attended)
-            hidden = nn.gelu(nn.Dense(4 * self.num_features)(nn.LayerNorm()(h)))
-            h = h + nn.Dense(self.num_features)(hidden)
+            hidden = nn.gelu(_dense(4 * self.num_features)(nn.LayerNorm()(h)))
+            h = h + _dense(self.num_features)(hidden)
+            new[0].append(k)
+            new[1].append(v)
         # Beyond the cache a step would overwrite the last one without a word.
         y = jnp.where(num_steps + n <= length, nn.LayerNorm()(h), jnp.nan)
-        return Cache(keys, values, num_steps + n), y
+        return Cache(tuple(new[0]), tuple(new[1]), num_steps + n), y
 
 
-def _rotate(x: Array, positions: Array) -> Array:
-    """Turns the pairs (x_i, x_{i + C/2}) of x, (n, H, C), by the angles position / 10000^(2 i / C)."""
-    half = x.shape[-1] // 2
-    speed = 10_000.0 ** (-jnp.arange(half, dtype=x.dtype) / half)
-    angle = positions.astype(x.dtype)[:, None, None] * speed[None, None]
-    cos, sin = jnp.cos(angle), jnp.sin(angle)
-    a, b = x[..., :half], x[..., half:]
-    return jnp.concatenate([a * cos - b * sin, a * sin + b * cos], -1)
+def _written(cache: Array, new: Array, start: Array) -> Array:
+    """The cache, (H, length, C / H), with the new steps from `start` on, (H, n, C / H)."""
+    zero = jnp.zeros_like(start)
+    return jax.lax.dynamic_update_slice(cache, new.astype(cache.dtype), (zero, start, zero))
+
+
+def _product(x: Array, kernel: Array, dimensions: Any, precision: Any = None) -> Array:
+    """The product of a Dense layer: over the kernel with an axis of one in the middle, (C, 1, outputs).
+
+    The numbers are the same. But of a batch, XLA on CPU makes of a kernel's gradient with two axes one product of transposed arrays,
+    which takes twice to three times as long as a product and a transposition after it, to which the third axis leads.
+    """
+    return jax.lax.dot_general(x, kernel[:, None], dimensions, precision)[..., 0, :]
+
+
+_dense = functools.partial(nn.Dense, dot_general=_product)

@@ -53,7 +53,7 @@ from genmod.samplers.diffusions import (
     mala as mala,
     score_langevin as score_langevin,
 )
-from genmod.samplers.driver import Trace as Trace, run as run
+from genmod.samplers.driver import Trace as Trace, moved as moved, run as run
 from genmod.samplers.hamiltonian import HMCInfo as HMCInfo, HMCState as HMCState, hmc as hmc, leapfrog as leapfrog
 from genmod.samplers.importance import (
     Expectation as Expectation,
@@ -85,6 +85,11 @@ from genmod.samplers.resampling import (
     sampling_importance_resampling as sampling_importance_resampling,
     stratified_resampling as stratified_resampling,
     systematic_resampling as systematic_resampling,
+)
+from genmod.samplers.tempering import (
+    TemperingInfo as TemperingInfo,
+    TemperingState as TemperingState,
+    parallel_tempering as parallel_tempering,
 )
 from genmod.samplers.weights import (
     LogMean as LogMean,

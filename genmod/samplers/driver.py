@@ -53,6 +53,21 @@ def run(key: Key, kernel: Any, state: Any, *, num_steps: int, burn_in: int = 0, 
     return program_of(step, _run, num_steps // thin, burn_in, thin)(key, state)
 
 
+def moved(key: Key, kernel: Any, positions: Position, *, num_steps: int = 1) -> tuple[Position, Any]:
+    """(The positions of many chains after `num_steps` steps each, the infos of the last); traceable, as in a training step.
+
+    Args:
+      key: one typed key. kernel: as in `run`. positions: with a leading axis of chains.
+    """
+    num = jax.tree.leaves(positions)[0].shape[0]
+
+    def one(key, position):
+        state, info = walk(kernel.step, kernel.init(position), jax.random.split(key, num_steps))
+        return state.position, info
+
+    return jax.vmap(one)(jax.random.split(key, num), positions)
+
+
 def _run(step: Callable, num_kept: int, burn_in: int, thin: int, key: Key, state: Any) -> Trace:
     def keep(state, keys):
         state, info = walk(step, state, keys)

@@ -1,6 +1,15 @@
 """Training: `fit` for models, `train` for any step, and what a run leaves behind."""
 
 from genmod.training.checkpoint import load as load, save as save
+from genmod.training.contrastive import (
+    Chains as Chains,
+    ContrastiveState as ContrastiveState,
+    ContrastiveStep as ContrastiveStep,
+    DataChains as DataChains,
+    FreshChains as FreshChains,
+    PersistentChains as PersistentChains,
+    TemperedChains as TemperedChains,
+)
 from genmod.training.em import EMFit as EMFit, fit_em as fit_em
 from genmod.training.ensemble import fit_ensemble as fit_ensemble
 from genmod.training.fitting import fit as fit

@@ -17,7 +17,9 @@ from genmod.core.batching import Batch
 from genmod.core.description import Call, Description
 from genmod.core.types import Array, Context, Key, Params
 from genmod.models.base import Model
+from genmod.models.unnormalized import UnnormalizedModel
 from genmod.training.checkpoint import described
+from genmod.training.contrastive import ContrastiveStep
 from genmod.training.diagnosis import NotFinite, diagnosis
 from genmod.training.loop import Fit, check_options, train
 from genmod.training.reading import Events, is_stream, read_rows
@@ -96,7 +98,7 @@ def fit(
     """
     _check_model(model, data)
     check_options(num_steps, batch_size, validate_every, steps_per_dispatch, checkpoint_every, patience)
-    own = loss_fn is not None or step is not None
+    own = loss_fn is not None or not (step is None or isinstance(step, ContrastiveStep))
     step = _step(model, optimizer, {"clip_norm": clip_norm, "ema_decay": ema_decay, "max_skips": max_skips}, loss_fn, step)
     read = read_rows if own else Events(model)
     if state is not None and params is not None and not own:
@@ -104,8 +106,9 @@ def fit(
     source = as_source(data, batch_size, read)
     if isinstance(read, Events) and not (data is None or is_stream(data)):
         read.check_table("data", data)
-    if validation is not None and validate is None and not isinstance(step, GradientStep):
-        validate = FinalLoss(model)
+    if validation is not None and validate is None:
+        _check_measured(model, loss_fn)
+        validate = None if isinstance(step, GradientStep) else FinalLoss(model)
     try:
         return train(
             step,
@@ -164,6 +167,14 @@ def _check_model(model: Any, data: Any) -> None:
     if isinstance(data, Model):
         raise TypeError(f"fit takes the model first, then the data: write fit({type(data).__name__}, data, ...)")
     raise TypeError(f"model must be a gm.models.Model, got a {type(model).__name__}")
+
+
+def _check_measured(model: Model, loss_fn: LossFn | None) -> None:
+    if isinstance(model, UnnormalizedModel) and loss_fn is None:
+        raise ValueError(
+            f"validation of a {type(model).__name__} wants validate=...: its loss is no measure of the fit; where the states of one "
+            "side are few, gm.training.FinalLoss(gm.models.Normalized(model)) is one"
+        )
 
 
 def _step(model, optimizer, options, loss_fn, step) -> Step:

@@ -1,0 +1,83 @@
+"""log Z by annealing against sums over all states."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import genmod as gm
+from genmod.densities import BernoulliUnits, GaussianUnits
+from genmod.inference import annealed_log_prob, normalizer_bracket
+from genmod.models import BoltzmannMachine, Normalized, RestrictedBoltzmannMachine
+
+pytestmark = pytest.mark.usefixtures("quick_compile")
+MACHINES = {
+    "bernoulli": RestrictedBoltzmannMachine(BernoulliUnits((10,)), BernoulliUnits((6,)), num_sweeps=50),
+    "gaussian": RestrictedBoltzmannMachine(GaussianUnits((4,)), BernoulliUnits((3,)), num_sweeps=50),
+    "labelled": RestrictedBoltzmannMachine(BernoulliUnits((4,)), BernoulliUnits((3,)), num_labels=3, num_sweeps=50),
+    "general": BoltzmannMachine((5,), 3, num_sweeps=50),
+}
+
+
+def case(name):
+    """A machine, strong parameters, and data with other marginals."""
+    model, rng = MACHINES[name], np.random.default_rng(0)
+    x = rng.random((50, *model.event_shape)).astype(np.float32)
+    x = x if name == "gaussian" else (x < 0.3).astype(np.uint8)
+    context = np.arange(50) % 3 if name == "labelled" else None
+    params = model.init(jax.random.key(0), x, context)
+    scale = 0.3 if name == "gaussian" else 1.0
+    params = jax.tree.map(lambda a: a + jnp.asarray(scale * rng.standard_normal(a.shape), a.dtype), params)
+    return model, params, x if context is None else (x, context)
+
+
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("labelled", "general")]
+
+
+@pytest.mark.parametrize("name", ["bernoulli", "gaussian", *SLOW])
+def test_the_truth_lies_in_the_bracket(name, key):
+    model, params, data = case(name)
+    truth = float(model.log_normalizer(params))
+    draws = None if name == "labelled" else Normalized(model).sample(params, jax.random.key(1), (1_000,))
+    found = normalizer_bracket(model, params, data, key=key, draws=draws, num_chains=1_000, num_levels=30)
+    assert (found.lower.side, found.upper.side) == (-1, 1)
+    for side in found:
+        # The weights have the right mean, so that the log is right but for its error; few levels leave a wide one.
+        assert 0.005 < side.sem < 0.2 and abs(side.value - truth) < 4.5 * side.sem
+        assert side.extras["k_hat"] < 0.7 and side.extras["effective_size"] > 50
+
+
+def test_bounds_in_expectation(key):
+    """Of brackets of one chain each."""
+    model, params, data = case("bernoulli")
+    truth, num = float(model.log_normalizer(params)), 64
+    draws = Normalized(model).sample(params, jax.random.key(1), (num,))
+
+    def one_chain(key, x):
+        found = normalizer_bracket(model, params, data, key=key, draws=x[None], num_chains=1, num_levels=4)
+        return found.lower.value, found.upper.value
+
+    lower, upper = jax.jit(jax.vmap(one_chain))(jax.random.split(key, num), draws)
+    for values, sign in ((lower, -1), (upper, 1)):
+        mean, sem = sign * (values.mean() - truth), values.std() / np.sqrt(num)
+        assert mean > 2 * sem
+
+
+def test_the_log_probability_of_a_datum(key):
+    model, params, data = case("bernoulli")
+    truth = np.asarray(Normalized(model).log_prob(params, data[:10]))
+    found = annealed_log_prob(model, params, data[:10], data, key=key, num_chains=200, num_levels=60)
+    assert found.side == -1 and found.value.shape == (10,)
+    # Forward chains of 60 levels end nearly in the machine's law.
+    assert (np.abs(found.value - truth) < 4.5 * found.sem + 0.1).all()
+    assert np.mean(found.value - truth) < 4.5 * np.sqrt(np.sum(np.square(found.sem))) / 10
+
+
+def test_refused(key):
+    model, params, data = case("bernoulli")
+    with pytest.raises(TypeError, match="^model must be an UnnormalizedModel"):
+        normalizer_bracket(gm.flows.affine((2,)), {}, data, key=key)
+    with pytest.raises(ValueError, match="^num_levels must be an integer >= 1, got 0"):
+        normalizer_bracket(model, params, data, key=key, num_levels=0)
+    with pytest.raises(TypeError, match=r"^batch must be integers in 0\.\.1, got float32"):
+        normalizer_bracket(model, params, np.zeros((4, 10), np.float32), key=key)
