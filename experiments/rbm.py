@@ -149,7 +149,7 @@ def show(config: Config, run: gm.lab.Run, model: Any, params: Any, data: gm.data
         at, _ = jax.jit(lambda key, at, n=num - done: gm.samplers.moved(key, kernel, at, num_steps=n))(
             stream(key, "move", num), at
         )
-        shown.append((f"{num:,} steps", at.x))
+        shown.append(("1 step" if num == 1 else f"{num:,} steps", at.x))
         done = num
     gm.lab.plot.images(run.figure("chains"), [(name, jnp.asarray(x, float)) for name, x in shown], title=f"{title}: chains")
     x = data.test[:10]
