@@ -129,7 +129,7 @@ def line(row: dict[str, float]) -> dict[str, str]:
         "step": f"{row['step']:,}",
         "NLL at least (AIS)": shown["lower_bound"],
         "NLL at most (reverse AIS)": shown["upper_bound"],
-        "effective chains": f"{row['effective_chains']:.0f} of their number",
+        "effective chains": f"{row['effective_chains']:.0f}",
         "seconds": f"{row['seconds']:.0f}",
     }
 

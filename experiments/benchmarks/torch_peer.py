@@ -19,6 +19,7 @@ class TorchPeer:
         losses: operation -> batch -> loss, each trained by Adam.
         functions: operation -> (*arrays) -> result; called without gradients.
         load: loads the shared weights of a name into the module, where the cell has them.
+        optimizer: as `torch.optim.Adam` is called.
     """
 
     compiles = False
@@ -30,8 +31,9 @@ class TorchPeer:
         losses: Mapping[str, Callable],
         functions: Mapping[str, Callable],
         load: Callable[[str], None] | None = None,
+        optimizer: Callable[..., torch.optim.Optimizer] = torch.optim.Adam,
     ) -> None:
-        self._losses, self._functions, self._load = losses, functions, load
+        self._losses, self._functions, self._load, self._make = losses, functions, load, optimizer
         self._trained = [p for p in module.parameters() if p.requires_grad]
         self._batches = [torch.from_numpy(batch) for batch in batches]
         self.num_params = sum(p.numel() for p in self._trained)
@@ -50,7 +52,12 @@ class TorchPeer:
             self._begin()
 
     def _begin(self) -> None:
-        self._optimizer, self._num = torch.optim.Adam(self._trained, lr=LEARNING_RATE), 0
+        self._optimizer, self._num = self._make(self._trained, lr=LEARNING_RATE), 0
+        for parameter in self._trained:
+            parameter.grad = torch.zeros_like(parameter)
+        self._optimizer.step()  # makes its state, which belongs to no step that is timed; without a gradient nothing moves
+        for state in self._optimizer.state.values():
+            state["step"].zero_()
 
     def _step(self, loss_fn: Callable) -> torch.Tensor:
         self._optimizer.zero_grad()

@@ -80,7 +80,7 @@ def log_log(path: Path, panels: dict[str, list[Curve]], *, ylabel: str, title: s
       ylabel: of the shared axis. title: of the figure.
     """
     plt = _pyplot()
-    size = (4.4 * len(panels), 4.2)
+    size = (4.4 * len(panels), 4.4)
     figure, axes = plt.subplots(1, len(panels), figsize=size, squeeze=False, sharey=True, constrained_layout=True)
     for axis, (label, panel) in zip(axes[0], panels.items(), strict=True):
         names = list(dict.fromkeys(curve.name for curve in panel))
@@ -92,7 +92,7 @@ def log_log(path: Path, panels: dict[str, list[Curve]], *, ylabel: str, title: s
             axis.plot(curve.x, curve.y, curve.style, color=colors[curve.name], label=shown, linewidth=1.2, markersize=5)
         axis.set(xscale="log", yscale="log", xlabel=label)
         axis.grid(which="both", linewidth=0.3, alpha=0.5)
-        axis.legend(fontsize=8)
+        axis.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=3)
     for which in (axes[0][0].yaxis.set_major_formatter, axes[0][0].yaxis.set_minor_formatter):
         which(plt.ScalarFormatter())
     axes[0][0].set_ylabel(ylabel)

@@ -140,41 +140,40 @@ class _Transformer(nn.Module):
 
     @nn.compact
     def __call__(self, x, cache):
-        keys, values, num_steps = cache
-        n, length, size = x.shape[0], *keys[0].shape[1:]
-        steps = num_steps + jnp.arange(n)
+        n, length, size = x.shape[0], *cache.keys[0].shape[1:]
+        steps = cache.num_steps + jnp.arange(n)
         visible = jnp.arange(length)[None] <= steps[:, None]  # (n, length)
-        new = [], []
+        keys, values = [], []
         h = self.positions.at_input(_dense(self.num_features)(x), steps, self.max_length)  # (n, C)
-        for past in zip(keys, values, strict=True):
+        for past_keys, past_values in zip(cache.keys, cache.values, strict=True):
             normed = nn.LayerNorm()(h)
             q, k, v = (nn.DenseGeneral((self.num_heads, size))(normed) for _ in range(3))  # (n, H, C / H)
             k, q = (self.positions.at_attention(a, steps) for a in (k, q))
-            k, v = (_written(old, a.swapaxes(0, 1), num_steps) for old, a in zip(past, (k, v), strict=True))  # (H, length, C / H)
-            scores = jnp.einsum("nhc,hlc->hnl", q, k) / size**0.5
+            keys.append(_written(past_keys, k, cache.num_steps))
+            values.append(_written(past_values, v, cache.num_steps))
+            scores = jnp.einsum("nhc,hlc->hnl", q, keys[-1]) / size**0.5
             weights = nn.softmax(jnp.where(visible[None], scores, -jnp.inf))
-            attended = jnp.einsum("hnl,hlc->nhc", weights, v)
+            attended = jnp.einsum("hnl,hlc->nhc", weights, values[-1])
             h = h + nn.DenseGeneral(self.num_features, axis=(-2, -1))(attended)
-            hidden = nn.gelu(_dense(4 * self.num_features)(nn.LayerNorm()(h)))
-            h = h + _dense(self.num_features)(hidden)
-            new[0].append(k)
-            new[1].append(v)
+            hidden = _dense(4 * self.num_features)(nn.LayerNorm()(h))
+            # The gradient computes gelu once more from its input: quicker than to write and read what lies between.
+            h = h + _dense(self.num_features)(jax.checkpoint(nn.gelu)(hidden))
         # Beyond the cache a step would overwrite the last one without a word.
-        y = jnp.where(num_steps + n <= length, nn.LayerNorm()(h), jnp.nan)
-        return Cache(tuple(new[0]), tuple(new[1]), num_steps + n), y
+        y = jnp.where(cache.num_steps + n <= length, nn.LayerNorm()(h), jnp.nan)
+        return Cache(tuple(keys), tuple(values), cache.num_steps + n), y
 
 
-def _written(cache: Array, new: Array, start: Array) -> Array:
-    """The cache, (H, length, C / H), with the new steps from `start` on, (H, n, C / H)."""
+def _written(past: Array, new: Array, start: Array) -> Array:
+    """Keys or values with those of the n steps from `start` on, (n, H, C / H), in their place: (H, length, C / H)."""
     zero = jnp.zeros_like(start)
-    return jax.lax.dynamic_update_slice(cache, new.astype(cache.dtype), (zero, start, zero))
+    return jax.lax.dynamic_update_slice(past, new.swapaxes(0, 1).astype(past.dtype), (zero, start, zero))
 
 
 def _product(x: Array, kernel: Array, dimensions: Any, precision: Any = None) -> Array:
-    """The product of a Dense layer: over the kernel with an axis of one in the middle, (C, 1, outputs).
+    """The product x @ kernel of a Dense layer, whose kernel gets an axis of one, (inputs, 1, outputs).
 
-    The numbers are the same. But of a batch, XLA on CPU makes of a kernel's gradient with two axes one product of transposed arrays,
-    which takes twice to three times as long as a product and a transposition after it, to which the third axis leads.
+    The numbers are the same. But without it XLA on CPU takes the kernel's gradient, over a batch of sequences, as one product of
+    two transposed arrays, which is two to three times slower than a product that is then transposed.
     """
     return jax.lax.dot_general(x, kernel[:, None], dimensions, precision)[..., 0, :]
 

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from genmod.core.params import cast
-from genmod.core.types import Array, Key, Params
+from genmod.core.types import Key, Params
 
 
 def init(module: nn.Module, key: Key, *inputs: Any) -> Params:

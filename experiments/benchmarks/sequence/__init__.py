@@ -1,0 +1,1 @@
+"""A Transformer language model: problems and one file per library."""
