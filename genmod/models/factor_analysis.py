@@ -207,7 +207,7 @@ def _closed_form(model: ProbabilisticPCA, x: Array, weight: Array) -> Params:
     values, vectors = jnp.linalg.eigh(covariance)  # rising
     rest = model.dim - model.num_factors
     largest = vectors[:, rest:]
-    # The mean of the least values, of which float32 keeps nothing where they are 1e-7 of the largest, by what is left of the rows.
+    # The mean of the least values, by what is left of the rows: float32 keeps nothing of a value that is 1e-7 of the largest.
     left = residual - jnp.matmul(jnp.matmul(residual, largest, precision="highest"), largest.T, precision="highest")
     variance = jnp.maximum(jnp.sum(share * left**2) / rest, model.floor)
     loading = largest * jnp.sqrt(jnp.maximum(values[rest:] - variance, 0.0))[None]

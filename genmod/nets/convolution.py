@@ -18,7 +18,7 @@ from flax.linen.dtypes import promote_dtype
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
-from genmod.core.types import Array
+from genmod.core.types import Array, Shape
 
 
 class Conv(nn.Module):
@@ -55,7 +55,7 @@ def convolve(x: Array, kernel: Array) -> Array:
     return convolve_before(x, kernel, tuple(size // 2 for size in kernel.shape[:2]))
 
 
-def convolve_before(x: Array, kernel: Array, before: tuple[int, int]) -> Array:
+def convolve_before(x: Array, kernel: Array, before: Shape) -> Array:
     """A convolution whose kernel reaches `before` rows up and columns left of a pixel, and the rest of it down and right.
 
     x (N, H, W, C_in) * kernel (kh, kw, C_in, C_out), zero-padded -> (N, H, W, C_out). A kernel of before + 1 rows sees no row

@@ -23,7 +23,7 @@ import numpy as np
 from flax.linen.dtypes import promote_dtype
 
 from genmod.core.checks import check_count, check_shape
-from genmod.core.types import Array
+from genmod.core.types import Array, Shape
 from genmod.nets.convolution import convolve_before
 
 
@@ -48,7 +48,7 @@ class GatedPixelCNN(nn.Module):
     num_layers: int = 7
     kernel_size: int = 3
     first_kernel_size: int = 7
-    untied_biases: tuple[int, int] | None = None
+    untied_biases: Shape | None = None
     num_outputs: int = 1
     dtype: Any = None
 
@@ -59,9 +59,10 @@ class GatedPixelCNN(nn.Module):
             if getattr(self, name) % 2 == 0:
                 raise ValueError(f"{name} must be odd, got {getattr(self, name)}")
         if self.untied_biases is not None:
-            self.untied_biases = check_shape("untied_biases", self.untied_biases, least=1)
-            if len(self.untied_biases) != 2:
-                raise ValueError(f"untied_biases must be (H, W), got {self.untied_biases}")
+            places = check_shape("untied_biases", self.untied_biases, least=1)
+            if len(places) != 2:
+                raise ValueError(f"untied_biases must be (H, W), got {places}")
+            self.untied_biases = places
         super().__post_init__()
 
     @property

@@ -64,7 +64,7 @@ FAMILY = Family(
     check=check,
     inputs={},
     notes="""\
-A step of SGD by CD-1 on 128 images of a 784-500 machine. PyTorch is written by hand, with the five matrix products that there must be
-and no autograd; scikit-learn's `partial_fit` moves persistent chains, which costs the same. genmod aims at half of PyTorch's time and a
-quarter of scikit-learn's.""",
+A step of SGD by CD-1 on 128 images of a 784-500 machine. PyTorch is written by hand, with the five matrix products that
+there must be and no autograd; scikit-learn's `partial_fit` moves persistent chains, which costs the same. genmod aims at half
+of PyTorch's time and a quarter of scikit-learn's.""",
 )

@@ -148,7 +148,7 @@ FAMILY = Family(
             num_heads=2,
             num_features=8,
             vocabulary=5,
-            num_steps=8,
+            num_steps=60,
         ),
     },
     quick=("train-12x64",),
