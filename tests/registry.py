@@ -73,6 +73,7 @@ from genmod.densities import (
     BernoulliHead,
     BernoulliUnits,
     GaussianUnits,
+    Normal,
     NormalHead,
     RandomFunctionPosterior,
     Stepwise,
@@ -83,12 +84,14 @@ from genmod.models import (
     AutoregressiveModel,
     BoltzmannMachine,
     Diffusion,
+    EnergyModel,
     FactorAnalysis,
     Filtering,
     KernelDensity,
     MADEModel,
     Model,
     NGram,
+    NoiseContrastive,
     Normalized,
     Penalized,
     PixelCNN,
@@ -103,6 +106,7 @@ from genmod.nets import (
     MADE,
     MLP,
     CausalTransformer,
+    FlatNet,
     GatedAttentionNet,
     GatedPixelCNN,
     GlowNet,
@@ -345,6 +349,7 @@ AUTOENCODERS: dict[str, Callable[..., Model]] = {
     ),
 }
 
+ENERGY8 = EnergyModel((3,), FlatNet(MLP8, 1), Normal((3,)), num_sweeps=5)
 GAUSSIAN4 = flows.amortized_posterior((2,), (4,))
 
 
@@ -371,6 +376,8 @@ LAWS: dict[str, Distribution] = {
     "boltzmann": BoltzmannMachine((3,), 2, num_sweeps=5),
     "restricted_boltzmann": RestrictedBoltzmannMachine(BernoulliUnits((3,)), BernoulliUnits((2,)), num_sweeps=5),
     "normalized": Normalized(RestrictedBoltzmannMachine(GaussianUnits((3,)), BernoulliUnits((2,)))),
+    "energy": ENERGY8,
+    "noise_contrastive": NoiseContrastive(ENERGY8, Normal((3,))),
     "pixel_cnn": PixelCNN((2, 3, 1), GatedPixelCNN(4, 2, first_kernel_size=3), BernoulliHead()),
 }
 

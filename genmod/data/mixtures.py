@@ -88,7 +88,8 @@ class EightGaussians(Toy):
     def event(self) -> Real:
         return PLANE
 
-    def _centres(self) -> np.ndarray:
+    def centers(self) -> np.ndarray:
+        """The modes, (8, 2)."""
         angle = np.arange(8) * math.pi / 4
         return self.radius * np.stack([np.cos(angle), np.sin(angle)], axis=1)
 
@@ -96,15 +97,15 @@ class EightGaussians(Toy):
         key_bump, key_noise = jax.random.split(key)
         noise = jax.random.normal(key_noise, (2,))
         bump = jax.random.randint(key_bump, (), 0, 8)
-        return jnp.asarray(self._centres(), noise.dtype)[bump] + self.sd * noise
+        return jnp.asarray(self.centers(), noise.dtype)[bump] + self.sd * noise
 
     def log_prob_one(self, params: Params, x: Array, context: Context = None, key: Key | None = None) -> Array:
-        terms = _log_normal(x[None], jnp.asarray(self._centres(), x.dtype), self.sd)
+        terms = _log_normal(x[None], jnp.asarray(self.centers(), x.dtype), self.sd)
         return jax.nn.logsumexp(terms.sum(-1)) - math.log(8)
 
     def exact_entropy(self) -> float:
         """Trapezoid rule on a grid of spacing sd / 4."""
-        return blurred_points_entropy(self._centres(), np.full(8, 1 / 8), self.sd)
+        return blurred_points_entropy(self.centers(), np.full(8, 1 / 8), self.sd)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,6 +123,11 @@ class GaussianGrid(Toy):
     @property
     def event(self) -> Real:
         return PLANE
+
+    def centers(self) -> np.ndarray:
+        """The modes, (num^2, 2)."""
+        means = np.array(self._means())
+        return np.stack(np.meshgrid(means, means), -1).reshape(-1, 2)
 
     def _means(self) -> tuple[float, ...]:
         return tuple(self.step * (i - (self.num - 1) / 2) for i in range(self.num))

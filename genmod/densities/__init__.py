@@ -29,6 +29,10 @@ from genmod.densities.heads import (
     NormalHead as NormalHead,
     PoissonHead as PoissonHead,
 )
+from genmod.densities.interpolation import (
+    linear_interpolation as linear_interpolation,
+    spherical_interpolation as spherical_interpolation,
+)
 from genmod.densities.learned import FullNormal as FullNormal, GaussianMixture as GaussianMixture
 from genmod.densities.mixture_heads import (
     DiscretizedLogisticHead as DiscretizedLogisticHead,

@@ -5,7 +5,19 @@ from genmod.core.relaxation import (
     gumbel_softmax as gumbel_softmax,
     straight_through as straight_through,
 )
-from genmod.losses.contrastive import contrast as contrast
+from genmod.losses.adversarial import (
+    HINGE as HINGE,
+    LEAST_SQUARES as LEAST_SQUARES,
+    MINIMAX as MINIMAX,
+    NON_SATURATING as NON_SATURATING,
+    WASSERSTEIN as WASSERSTEIN,
+    AdversarialLoss as AdversarialLoss,
+    critic_loss as critic_loss,
+    generator_loss as generator_loss,
+    gradient_penalty as gradient_penalty,
+    r1_penalty as r1_penalty,
+)
+from genmod.losses.contrastive import contrast as contrast, noise_contrastive as noise_contrastive
 from genmod.losses.diffusion import BoundParts as BoundParts, denoising as denoising, variational_bound as variational_bound
 from genmod.losses.gradient_estimators import (
     GradientStatistics as GradientStatistics,

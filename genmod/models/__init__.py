@@ -1,11 +1,13 @@
 """Models, one file per family. `base.Model` is the protocol."""
 
 from genmod.core.padding import Padded as Padded
+from genmod.models.adversarial import GAN as GAN
 from genmod.models.autoregressive import AutoregressiveModel as AutoregressiveModel, language_model as language_model
-from genmod.models.base import EMModel as EMModel, Model as Model, RateDistortion as RateDistortion
+from genmod.models.base import EMModel as EMModel, GameModel as GameModel, Model as Model, RateDistortion as RateDistortion
 from genmod.models.boltzmann import BoltzmannMachine as BoltzmannMachine
 from genmod.models.dequantized import Dequantized as Dequantized
 from genmod.models.diffusion import Bound as Bound, Diffusion as Diffusion
+from genmod.models.energy import EnergyModel as EnergyModel, NoiseContrastive as NoiseContrastive
 from genmod.models.factor_analysis import FactorAnalysis as FactorAnalysis, ProbabilisticPCA as ProbabilisticPCA
 from genmod.models.filtering import Filtering as Filtering
 from genmod.models.flow import Flow as Flow, Pushforward as Pushforward

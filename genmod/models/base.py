@@ -9,6 +9,7 @@ import abc
 import math
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
@@ -159,6 +160,38 @@ def as_raw(owner: str, raw: Array, shape: Shape, head: Head) -> Array:
     num = math.prod(wanted)
     check(raw.size == num, f"{owner} must give {num} raw numbers, {wanted} of {head}, got {raw.shape}")
     return raw.reshape(wanted)
+
+
+class GameModel(Model, abc.ABC):
+    """A model whose players, each `params[player]`, have losses of their own: what `GameStep` of `genmod.training` wants.
+
+    Attributes:
+      players: their names, in the order of their turns.
+    """
+
+    players: tuple[str, ...]  # a subclass says them
+
+    @abc.abstractmethod
+    def player_loss(
+        self, player: str, params: Params, key: Key, batch: Any, *, step: Array | None = None
+    ) -> tuple[Array, dict[str, Array]]:
+        """(the scalar loss of ONE player, metrics by name), as `loss` has them; only `params[player]` moves to lower it."""
+
+    def after_update(self, player: str, own: Params) -> Params:
+        """`own`, the params[player] after an update, with the state in it that no gradient moves; an optional hook."""
+        return own
+
+    def loss(self, params, key, batch, *, step=None):
+        """The sum of the players' losses, each as a function of its own parameters alone: no measure of the fit.
+
+        Its gradient is that of all players at once.
+        """
+        total, metrics = jnp.zeros(()), {}
+        for player in self.players:
+            seen = jax.lax.stop_gradient(params) | {player: params[player]}
+            loss, more = self.player_loss(player, seen, key, batch, step=step)
+            total, metrics = total + loss, metrics | more | {f"{player}_loss": loss}
+        return total, metrics
 
 
 class EMModel(Model, abc.ABC):

@@ -72,6 +72,13 @@ from genmod.samplers.metropolis import (
     independence as independence,
     random_walk as random_walk,
 )
+from genmod.samplers.ratios import (
+    Calibration as Calibration,
+    calibration_z as calibration_z,
+    platt_calibration as platt_calibration,
+    relative_proposal as relative_proposal,
+    shifted_acceptance as shifted_acceptance,
+)
 from genmod.samplers.rejection import (
     Rejection as Rejection,
     empirical_supremum_rejection as empirical_supremum_rejection,

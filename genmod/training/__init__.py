@@ -13,7 +13,16 @@ from genmod.training.contrastive import (
 from genmod.training.em import EMFit as EMFit, fit_em as fit_em
 from genmod.training.ensemble import fit_ensemble as fit_ensemble
 from genmod.training.fitting import fit as fit
+from genmod.training.games import (
+    GameState as GameState,
+    GameStep as GameStep,
+    Player as Player,
+    alternating as alternating,
+    extragradient as extragradient,
+    simultaneous as simultaneous,
+)
 from genmod.training.loop import Fit as Fit, train as train
+from genmod.training.replay import ReplayChains as ReplayChains
 from genmod.training.step import (
     GradientState as GradientState,
     GradientStep as GradientStep,

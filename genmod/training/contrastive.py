@@ -8,6 +8,7 @@ Where the chains begin is what tells the algorithms apart:
     FreshChains       at random, at every step (Liao et al. 2022, arXiv:2210.10284)
     PersistentChains  where they were (Tieleman 2008, 10.1145/1390156.1390290)
     TemperedChains    where they were, with replicas at higher temperatures (Desjardins et al. 2010)
+    ReplayChains      where some of many were, others at random (Du & Mordatch 2019, arXiv:1903.08689; `training.replay`)
 
 The parameters are trained about the means of the units (Melchior, Fischer & Wiskott 2016, arXiv:1311.1354): the gradient is then
 the same for a bit and its complement. They are stored as the model has them.
@@ -68,7 +69,7 @@ class DataChains(Chains):
         return ()
 
     def draw(self, model, params, key, state, data):
-        return (), _moved(self, model, params, key, data), {}
+        return (), chain_ends(self, model, params, key, data), {}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,7 +89,7 @@ class FreshChains(Chains):
 
     def draw(self, model, params, key, state, data):
         keys = jax.random.split(key)
-        return (), _moved(self, model, params, keys[1], _random(self.num_chains, model, params, keys[0])), {}
+        return (), chain_ends(self, model, params, keys[1], _random(self.num_chains, model, params, keys[0])), {}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,7 +108,7 @@ class PersistentChains(Chains):
         return _random(self.num_chains, model, params, key)
 
     def draw(self, model, params, key, state, data):
-        state = _moved(self, model, params, key, state)
+        state = chain_ends(self, model, params, key, state)
         return state, state, {}
 
 
@@ -246,7 +247,8 @@ class ContrastiveStep(Step):
         return params if offsets is None else self.model.centred(params, jax.tree.map(jnp.negative, offsets))
 
 
-def _moved(chains: Any, model: UnnormalizedModel, params: Params, key: Key, at: Configuration) -> Configuration:
+def chain_ends(chains: Any, model: UnnormalizedModel, params: Params, key: Key, at: Configuration) -> Configuration:
+    """The configurations after the steps of `chains`, by its `num_steps` and `kernel_fn`, from those `at`."""
     kernel = model.kernel(params) if chains.kernel_fn is None else chains.kernel_fn(model, params)
     return moved(key, kernel, at, num_steps=chains.num_steps)[0]
 

@@ -16,11 +16,12 @@ from jax.tree_util import Partial
 from genmod.core.batching import Batch
 from genmod.core.description import Call, Description
 from genmod.core.types import Array, Context, Key, Params
-from genmod.models.base import Model
+from genmod.models.base import GameModel, Model
 from genmod.models.unnormalized import UnnormalizedModel
 from genmod.training.checkpoint import described
 from genmod.training.contrastive import ContrastiveStep
 from genmod.training.diagnosis import NotFinite, diagnosis
+from genmod.training.games import GameStep, Player
 from genmod.training.loop import Fit, check_options, train
 from genmod.training.reading import Events, is_stream, read_rows
 from genmod.training.sources import Source, as_source, read_all
@@ -70,7 +71,7 @@ def fit(
         others are gone through from their start when a run is resumed. With `loss_fn` or `step`, any pytree of arrays; None
         where these need no data.
       key: one key; it fixes initialisation, minibatches and the noise of the loss.
-      optimizer: any Optax optimizer, also as `gm.call(optax.adam, 1e-3)`; None: Adam with 1e-3.
+      optimizer: any Optax optimizer, also as `gm.call(optax.adam, 1e-3)`; None: Adam with 1e-3. Of a game, that of each player.
       batch_size: rows of a minibatch, of data that are not batches already.
       validation: like data, but finite. It is measured every `validate_every` steps.
       validate: what is measured: (params, key, batch) -> dict of scalars, averaged over blocks of rows; `Whole(fn)`: of all
@@ -80,7 +81,7 @@ def fit(
       patience: training stops after so many validations without a new best.
       clip_norm, ema_decay, max_skips: see `GradientStep`.
       loss_fn: in place of `model.loss`, (params, key, batch, *, step=None) -> (loss, metrics); its batch is as in data.
-      step: in place of the whole default step.
+      step: in place of the whole default step, which is a `GradientStep`, or a `GameStep` of a `GameModel`.
       params: start from these instead of `model.init`.
       state: go on from a `Fit`, or from the newest state in a checkpoint folder, for `num_steps` more, with the data and the
         optimizer of this call: its averages are kept where it is of the same kind (another learning rate). With a loss or step
@@ -98,7 +99,7 @@ def fit(
     """
     _check_model(model, data)
     check_options(num_steps, batch_size, validate_every, steps_per_dispatch, checkpoint_every, patience)
-    own = loss_fn is not None or not (step is None or isinstance(step, ContrastiveStep))
+    own = loss_fn is not None or not (step is None or _reads_events(step))
     step = _step(model, optimizer, {"clip_norm": clip_norm, "ema_decay": ema_decay, "max_skips": max_skips}, loss_fn, step)
     read = read_rows if own else Events(model)
     if state is not None and params is not None and not own:
@@ -169,17 +170,27 @@ def _check_model(model: Any, data: Any) -> None:
     raise TypeError(f"model must be a gm.models.Model, got a {type(model).__name__}")
 
 
+def _reads_events(step: Any) -> bool:
+    """Whether the data of a step are those of a model."""
+    return isinstance(step, ContrastiveStep) or (isinstance(step, GameStep) and isinstance(step.game, GameModel))
+
+
 def _check_measured(model: Model, loss_fn: LossFn | None) -> None:
-    if isinstance(model, UnnormalizedModel) and loss_fn is None:
-        raise ValueError(
-            f"validation of a {type(model).__name__} wants validate=...: its loss is no measure of the fit; where the states of one "
-            "side are few, gm.training.FinalLoss(gm.models.Normalized(model)) is one"
-        )
+    if loss_fn is not None or not isinstance(model, UnnormalizedModel | GameModel):
+        return
+    one = "gm.training.Whole(fn) of a metric of its samples is one"
+    if isinstance(model, UnnormalizedModel):
+        one = "where the states of one side are few, gm.training.FinalLoss(gm.models.Normalized(model)) is one"
+    raise ValueError(f"validation of a {type(model).__name__} wants validate=...: its loss is no measure of the fit; {one}")
 
 
 def _step(model, optimizer, options, loss_fn, step) -> Step:
     if step is None:
         optimizer = optax.adam(1e-3) if optimizer is None else optimizer
+        if isinstance(model, GameModel) and loss_fn is None:
+            if options.pop("max_skips"):
+                raise ValueError(f"max_skips belongs to steps of one loss; a {type(model).__name__} is a game")
+            return GameStep(model, tuple(Player(name, optimizer, **options) for name in model.players))
         return GradientStep(model if loss_fn is None else loss_fn, optimizer, **options)
     if loss_fn is not None:
         raise ValueError(

@@ -136,7 +136,7 @@ class GradientStep(Step):
 
         # One frame between here and the model's loss: Python's depth of calls is limited, and deep models use it.
         def objective(trained):
-            return _checked_loss(loss_fn(with_trainable(state.params, trained), key, batch, **options))
+            return checked_loss(loss_fn(with_trainable(state.params, trained), key, batch, **options))
 
         (loss, metrics), grads = jax.value_and_grad(objective, has_aux=True)(trainable(state.params))
         grads, norm = clip(grads, self.clip_norm)
@@ -261,7 +261,8 @@ def _norm(grads: Params) -> Array:
     return jax.lax.while_loop(unsure, compute, (zero, zero + 1, jnp.int32(0)))[0]
 
 
-def _checked_loss(result: Any) -> tuple[Array, dict[str, Array]]:
+def checked_loss(result: Any) -> tuple[Array, dict[str, Array]]:
+    """What a loss returned; TypeError or ValueError unless it is (a scalar, a dict of scalars)."""
     if not (isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], dict)):
         raise TypeError(f"a loss must return (loss, metrics), a scalar and a dict, got {jax.tree.map(jnp.shape, result)!r}")
     loss, metrics = result
