@@ -4,8 +4,8 @@ python -m experiments.gan                            25 Gaussians on a grid
 python -m experiments.gan --data eight_gaussians
 python -m experiments.gan --data digits              scikit-learn's; modes are classes, by a classifier that is trained here
 
-After the game the critic learns on, of the generator as it is, and is calibrated on held-out data. Samples are then drawn anew, each
-way from proposals of the generator alone:
+After the game the critic learns on, of the generator as it is, and is calibrated on held-out data. Samples are then drawn anew,
+each way from proposals of the generator alone:
 
     MH      ends of Metropolis-Hastings chains that begin at samples of the generator
     DRS     discriminator rejection sampling
@@ -134,7 +134,7 @@ def train(config: Config, run: gm.lab.Run, gan: gm.models.GAN, problem: Problem,
     updates = config.critic_updates
     critic = Player("critic", adam(config.critic_learning_rate, config.num_steps * updates, 0.1), num_updates=updates)
     generator = Player("generator", adam(config.generator_learning_rate, config.num_steps, 0.1), ema_decay=0.999)
-    options = {"batch_size": config.batch_size, "validate_every": 500}
+    options: dict[str, Any] = {"batch_size": config.batch_size, "validate_every": 500}
     game = gm.fit(
         gan,
         problem.train,
@@ -214,8 +214,8 @@ def plane(config: Config, key: jax.Array) -> Problem:
         panels = {name: tuple(np.asarray(x).T * scale) for name, x in found.items()}
         gm.lab.plot.scatter(path, panels, xlabel="", ylabel="", title=config.data, columns=5)
 
-    parts = (part / scale for part in (data.train, data.validation, data.test))
-    return Problem(*parts, len(centers), lambda x: gm.metrics.mode_coverage(x * scale, centers, toy.sd), draw)
+    train, validation, test = (part / scale for part in (data.train, data.validation, data.test))
+    return Problem(train, validation, test, len(centers), lambda x: gm.metrics.mode_coverage(x * scale, centers, toy.sd), draw)
 
 
 def digits(config: Config, run: gm.lab.Run, key: jax.Array) -> Problem:
@@ -246,8 +246,8 @@ def digits(config: Config, run: gm.lab.Run, key: jax.Array) -> Problem:
         rows = [(name, (np.asarray(x[:12]) + 1.0) / 2) for name, x in found.items()]
         gm.lab.plot.images(path, rows, title="digits")
 
-    parts = (np.asarray(part, np.float32) / 8 - 1 for part in (data.train, data.validation, data.test))
-    return Problem(*parts, 10, measure, draw)
+    train, validation, test = (np.asarray(part, np.float32) / 8 - 1 for part in (data.train, data.validation, data.test))
+    return Problem(train, validation, test, 10, measure, draw)
 
 
 if __name__ == "__main__":

@@ -3,8 +3,8 @@
     linear      (1 - t) z_0 + t z_1
     spherical   (sin((1 - t) a) z_0 + sin(t a) z_1) / sin a,    a the angle between z_0 and z_1
 
-Draws of N(0, I) in D dimensions have lengths near sqrt(D), and so have the points of the spherical way; the middle of the linear one
-is shorter by sqrt(2), where the generator has hardly been (White 2016, arXiv:1609.04468).
+Draws of N(0, I) in D dimensions have lengths near sqrt(D), and so have the points of the spherical way; the middle of the linear
+one is shorter by sqrt(2), where the generator has hardly been (White 2016, arXiv:1609.04468).
 """
 
 import jax.numpy as jnp
@@ -23,8 +23,8 @@ def linear_interpolation(z_0: ArrayLike, z_1: ArrayLike, t: ArrayLike) -> Array:
 def spherical_interpolation(z_0: ArrayLike, z_1: ArrayLike, t: ArrayLike) -> Array:
     """The points of the way along a sphere between two latents of one shape at shares t, (num,): (num,) + that shape.
 
-    Lengths go from that of z_0 to that of z_1. Of latents of one direction, and of opposite ones, between which there is no one way
-    along a sphere, it is the straight one.
+    Lengths go from that of z_0 to that of z_1. Of latents of one direction, and of opposite ones, between which there is no one
+    way along a sphere, it is the straight one.
     """
     z_0, z_1, t = _checked(z_0, z_1, t)
     lengths = [jnp.sqrt(jnp.sum(z**2)) for z in (z_0, z_1)]

@@ -10,9 +10,9 @@
     HINGE             (1 - D)_+       (1 + D)_+      -D              sign(p - q)    Miyato et al. 2018, arXiv:1802.05957, eq. 16
     WASSERSTEIN       -D              D              -D              a potential    Arjovsky et al. 2017, arXiv:1701.07875, eq. 3
 
-p is the law of the data and q that of the samples. D is a logit: the critic's probability of "data" is sigmoid(D). At its best the
-critic of the first two has the loss -V = 2 log 2 - JS nats, with JS = KL(p || m) + KL(q || m), m = (p + q) / 2, without halves.
-The hinge is also that of Lim & Ye 2017, arXiv:1705.02894. Wasserstein wants a critic of bounded slope, by a penalty.
+p is the law of the data and q that of the samples. D is a logit: the critic's probability of "data" is sigmoid(D). At its best
+the critic of the first two has the loss -V = 2 log 2 - JS nats, with JS = KL(p || m) + KL(q || m), m = (p + q) / 2, without
+halves. The hinge is also that of Lim & Ye 2017, arXiv:1705.02894. Wasserstein wants a critic of bounded slope, by a penalty.
 
 A **penalty** is what one pair of a datum and a sample costs the critic besides: `gradient_penalty`, `r1_penalty`, or any function
 (critic_fn, key, x, sample) -> a scalar, with other settings by `gm.call(gradient_penalty, coefficient=1.0)`.
@@ -108,8 +108,8 @@ def generator_loss(
 def gradient_penalty(
     critic_fn: Scalar, key: Key, x: Array, sample: Array, *, coefficient: float = 10.0, target: float = 1.0
 ) -> Array:
-    """coefficient (|grad D(y)| - target)^2 at ONE y, uniform between a datum and a sample (Gulrajani et al. 2017, arXiv:1704.00028,
-    eq. 3). Of a linear critic w.x it is coefficient (|w| - target)^2."""
+    """coefficient (|grad D(y)| - target)^2 at ONE y, uniform between a datum and a sample (Gulrajani et al. 2017,
+    arXiv:1704.00028, eq. 3). Of a linear critic w.x it is coefficient (|w| - target)^2."""
     share = jax.random.uniform(key, dtype=x.dtype)
     square = _slope_square(critic_fn, x + share * (sample - x))
     # The norm has no derivative at 0, where a critic whose last layer is zero begins.

@@ -153,5 +153,5 @@ class GAN(GameModel):
 
     def _judge(self, network, x, context):
         output = nets.apply(self.critic, network, *present(x, context))
-        check(output.size == 1, f"the critic must give one number for ONE event, got {output.shape}; gm.nets.FlatNet(body, 1) does")
+        check(output.size == 1, f"the critic must give one number for ONE event, got {output.shape}; FlatNet(body, 1) does")
         return output.reshape(())

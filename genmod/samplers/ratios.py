@@ -89,8 +89,8 @@ class Calibration(NamedTuple):
 def platt_calibration(on_data: Array, on_samples: Array) -> Calibration:
     """The logistic regression of "data" against "sample" on the outputs of any critic, that of a hinge or a Wasserstein loss too.
 
-    By Newton's method, with the targets of Platt (1999), by which outputs that are separated have a finite scale. The logit of the
-    regression is log p/q plus log of the ratio of the numbers of rows, which is taken off.
+    By Newton's method, with the targets of Platt (1999), by which outputs that are separated have a finite scale. The logit of
+    the regression is log p/q plus log of the ratio of the numbers of rows, which is taken off.
 
     Args:
       on_data, on_samples: D at data and at samples that the critic was not trained on, (n,) and (m,).
@@ -129,8 +129,8 @@ def calibration_z(on_data: Array, on_samples: Array) -> Array:
 
     Z = (n - sum c) / sqrt(n var c(data) + m var c(samples)),    c = sigmoid(log p/q + log n/m)
 
-    c is the probability of "data" among n + m rows, and sum c has the mean n. The variance is that for given n and m; the one in the
-    paper, sum c (1 - c), is of numbers that are drawn too, and larger.
+    c is the probability of "data" among n + m rows, and sum c has the mean n. The variance is that for given n and m; the one in
+    the paper, sum c (1 - c), is of numbers that are drawn too, and larger.
 
     Args:
       on_data, on_samples: log p/q at data and at samples of which neither critic nor calibration knows, (n,) and (m,), n, m > 1.
