@@ -57,7 +57,7 @@ class Config:
     """Of the generator and the critic."""
     num_train: int = 100_000
     """Of points of the plane."""
-    num_steps: int = 20_000
+    num_steps: int = 40_000
     critic_updates: int = 1
     critic_learning_rate: float = 2e-4
     generator_learning_rate: float = 2e-4

@@ -81,6 +81,7 @@ from genmod.densities import (
 )
 from genmod.dynamics import RK4, Adaptive, FixedSteps
 from genmod.models import (
+    GAN,
     AutoregressiveModel,
     BoltzmannMachine,
     Diffusion,
@@ -378,6 +379,7 @@ LAWS: dict[str, Distribution] = {
     "normalized": Normalized(RestrictedBoltzmannMachine(GaussianUnits((3,)), BernoulliUnits((2,)))),
     "energy": ENERGY8,
     "noise_contrastive": NoiseContrastive(ENERGY8, Normal((3,))),
+    "gan": GAN((3,), Normal((2,)), FlatNet(MLP8, 3), FlatNet(MLP8, 1), spectral_bound=2.0),
     "pixel_cnn": PixelCNN((2, 3, 1), GatedPixelCNN(4, 2, first_kernel_size=3), BernoulliHead()),
 }
 

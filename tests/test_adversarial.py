@@ -254,7 +254,7 @@ def test_what_does_not_fit_is_refused(key):
         {},
         {"objective": losses.LEAST_SQUARES},
         {"objective": losses.HINGE, "spectral_bound": 1.0},
-        {"objective": losses.WASSERSTEIN, "penalties": (losses.gradient_penalty,)},
+        {"objective": losses.WASSERSTEIN, "penalties": (gm.call(losses.gradient_penalty, coefficient=1.0),)},
         {"penalties": (losses.r1_penalty,)},
     ],
     ids=["non_saturating", "least_squares", "hinge_spectral", "wasserstein", "r1"],

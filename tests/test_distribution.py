@@ -91,8 +91,12 @@ def some_key(model):
 def test_log_prob_of_an_empty_batch_is_empty(name):
     model, params, x, context = case(name)
     given = None if context is None else context[0]
-    log_prob = model.log_prob(params, x[:0], given, key=some_key(model))
-    assert log_prob.shape == (0,) and log_prob.dtype == jnp.float32
+    if model.likelihood is gm.Likelihood.NONE:
+        with pytest.raises(NotImplementedError, match=f"{type(model).__name__} has no log_prob"):
+            model.log_prob(params, x[:0], given)
+    else:
+        log_prob = model.log_prob(params, x[:0], given, key=some_key(model))
+        assert log_prob.shape == (0,) and log_prob.dtype == jnp.float32
     drawn = model.sample(params, jax.random.key(0), 0, None if context is None else context[0])
     assert drawn.shape == (0, *model.event_shape) and drawn.dtype == model.event.dtype
 
