@@ -574,6 +574,15 @@ def test_scikit_learn_missing(monkeypatch):
         data.wine()
 
 
+@pytest.mark.parametrize(("toy", "num"), [(data.EightGaussians(), 8), (data.GaussianGrid(3), 9)], ids=["eight", "grid"])
+def test_centers_are_equal_modes(toy, num):
+    """The density there is that of one Gaussian of the mixture; the others are six standard deviations away, at least."""
+    centers = toy.centers()
+    assert len(np.unique(centers.round(6), axis=0)) == num
+    log_prob = toy.exact_log_prob(centers.astype(np.float32))
+    np.testing.assert_allclose(log_prob, -math.log(2 * math.pi * toy.sd**2 * num), atol=1e-4)
+
+
 @pytest.mark.skipif(not os.environ.get("GENMOD_DATA"), reason="GENMOD_DATA is not set, so there is no miniboone file")
 def test_miniboone():
     d = data.miniboone(0)

@@ -234,3 +234,12 @@ def test_forward_kl_to_two_bumps_covers_both(x64):
     grad = jax.grad(nll)({"mean": jnp.array(0.0), "log_sd": jnp.log(3.162278)})
     for g in grad.values():
         np.testing.assert_allclose(g, 0.0, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "weight", [np.full(2_000, 100, np.float16), np.full(2_000, 2**31 - 1, np.int32)], ids=["float16", "int32"]
+)
+def test_a_sum_of_weights_does_not_overflow(weight):
+    values = jnp.arange(1.0, 2_001.0)
+    found = mean_and_sem(values, jnp.asarray(weight))
+    np.testing.assert_allclose(found, mean_and_sem(values), rtol=1e-4)

@@ -597,6 +597,7 @@ TEN = np.arange(8.0, dtype=np.float32)[:, None]
         ((X, X), MODEL, ValueError, "data must be x alone, or .*: Flow takes no context"),
         ((X, None, X), MODEL, ValueError, r"the weight of data must be 24 finite numbers .* got shape \(24, 2\)"),
         ((X, None, -np.ones(24)), MODEL, ValueError, "the weight of data must be .* got -1.0 among them"),
+        ((X, None, 1j * np.ones(24)), MODEL, TypeError, "the weight of data must be real numbers, got complex128"),
         ((X, None, np.zeros(24)), MODEL, ValueError, "the weight of data must be .* not all 0, got zeros"),
         ((X, None, None, X), MODEL, ValueError, r"data must be x, \(x, context\) or \(x, context, weight\), got a tuple of 4"),
         ({"features": X}, MODEL, ValueError, r"data must be a dict of x and, .* got \['features'\]"),

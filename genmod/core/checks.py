@@ -47,12 +47,15 @@ def check_weighted(x: Any, weight: Any, *, least: int = 1) -> tuple[Array, Array
 
 
 def check_row_weight(name: str, weight: Any, num: int) -> Any:
-    """The weights of `num` rows as an array, (num,), where they are: on the host, a device, or while tracing.
+    """The weights of `num` rows as an array, (num,), left on the host or the device where they lie, in at least float32.
 
     Raises ValueError unless they are finite numbers >= 0 and not all 0; values are let through while tracing. TypeError where one
     is no number.
     """
     weight = to_context(name, weight)
+    if not (jnp.issubdtype(weight.dtype, jnp.floating) or np.dtype(weight.dtype).kind in "biu"):
+        raise TypeError(f"{name} must be real numbers, got {weight.dtype}")
+    weight = weight.astype(jnp.promote_types(weight.dtype, jnp.float32))  # sums of float16 overflow
     wanted = f"{name} must be {num} finite numbers >= 0, one for each row and not all 0"
     if weight.shape != (num,):
         raise ValueError(f"{wanted}, got shape {tuple(weight.shape)}")

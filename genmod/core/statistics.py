@@ -16,7 +16,8 @@ def mean_and_sem(values: Any, weight: Any = None) -> tuple[Any, Any]:
     xp = np if isinstance(values, np.ndarray) else jnp
     values = values if xp.issubdtype(values.dtype, xp.floating) else values.astype(float)
     n = values.shape[0]
-    share = None if weight is None else weight.astype(values.dtype) / xp.maximum(weight.sum(), xp.finfo(values.dtype).tiny)
+    weight = None if weight is None else weight.astype(values.dtype)  # before the sum, which integers and float16 overflow
+    share = None if weight is None else weight / xp.maximum(weight.sum(), xp.finfo(values.dtype).tiny)
     mean = values.mean() if share is None else xp.sum(share * values)
     if isinstance(n, int) and n < 2:
         return mean, xp.full((), xp.nan, values.dtype)

@@ -181,8 +181,8 @@ class AutoregressiveModel(Model):
         Args:
           params, key: as in `sample`. shape: how many for each prompt and context.
           context: any axes + context_shape, broadcast against those of the prompt.
-          prompt: integers, any axes + (n,); after an `end` in it nothing but `end` follows. None: an empty one. The first 2^k are
-            read in one piece, the rest step by step, for the largest 2^k <= n: n compiles anew only at powers of two.
+          prompt: integers, any axes + (n,); after an `end` in it nothing but `end` follows. None: an empty one. Compiled
+            once for all n from 2^k to 2^(k+1) - 1: the first 2^k are read in one piece, the rest one by one.
           temperature: divides the log-probabilities. top_k, top_p: as in `densities.tempered`, at every step; None: all levels.
           max_length: how many tokens at most, those of the prompt included; None: as many as the event has.
 

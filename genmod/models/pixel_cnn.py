@@ -62,7 +62,7 @@ class PixelCNN(Model):
     def raw_one(self, params: Params, x: Array, context: Context = None, *, top: Array | None = None) -> Array:
         """The raw numbers of every entry of ONE image, (H, W, C, head.num_params), given those before it.
 
-        top: the row of the image at which x begins, if it is some of its rows.
+        top: the first row of x within the image, where x is a band of its rows; None: x is the whole image.
         """
         x = real(x)
         if isinstance(self.event, Levels):

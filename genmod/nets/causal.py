@@ -66,8 +66,8 @@ class CausalTransformer(SequenceNet):
 
         net = CausalTransformer(256, 64, positions=LearnedPositions())
 
-    (T, features) -> (T, num_features), T at most `max_length`: a longer x is refused, and steps beyond it give NaN.
-    The carry is a `Cache`.
+    (T, features) -> (T, num_features), T at most `max_length`: a longer x is refused, and a piece that ends beyond the room
+    of the carry is NaN throughout. The carry is a `Cache`.
 
     Attributes:
       max_length: of a sequence. num_features, num_layers, num_heads: of the blocks.
