@@ -215,6 +215,21 @@ def test_rows_of_weight_two_are_two_rows(x64, key):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-12), *after)
 
 
+@pytest.mark.parametrize("by", ["loss", "step"])
+def test_chains_that_begin_at_rows_of_weight_zero_count_for_nothing(by, key):
+    """Whatever stands in such a row, the gradient is the same, to the last digit."""
+    params, weight = jax.tree.map(lambda a: a.astype(jnp.float32), sines()), np.array([1.0, 2.0, 1.0, 0.0], np.float32)
+    step = ContrastiveStep(MODEL, SGD, DataChains(3))
+
+    def gradient(batch):
+        if by == "loss":
+            return jax.grad(lambda p: MODEL.loss(p, key, batch)[0])(params)
+        return step(step.init(params, key, gm.Batch(STATES[:4])), key, batch)[0].params
+
+    one, other = (gradient(gm.Batch(STATES[rows], None, weight)) for rows in ([1, 2, 7, 9], [1, 2, 7, 14]))
+    jax.tree.map(np.testing.assert_array_equal, one, other)
+
+
 def test_data_are_checked_at_the_door(key):
     step, options = ContrastiveStep(MODEL, SGD), {"key": key, "num_steps": 1, "progress": False}
     with pytest.raises(ValueError, match=r"^data must be integers in 0\.\.1, got values from 0 to 3$"):

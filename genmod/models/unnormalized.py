@@ -136,7 +136,8 @@ class UnnormalizedModel(Model, abc.ABC):
         held = jax.lax.stop_gradient(params)
         data = self.configurations(held, keys[0], x, context)
         samples, _ = moved(keys[1], self.kernel(held), data)
-        return losses.contrast(lambda row: self.log_density_one(params, row), data, samples, weight=weight)
+        weights = {"weight": weight, "sample_weight": weight}  # a chain counts as the row where it began
+        return losses.contrast(lambda row: self.log_density_one(params, row), data, samples, **weights)
 
     def sample_one(self, params, key, context=None):
         begin, end = jax.random.split(key)

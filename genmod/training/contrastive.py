@@ -52,6 +52,10 @@ class Chains(Description, abc.ABC):
     ) -> tuple[Any, Configuration, dict[str, Array]]:
         """(the next state, samples, metrics)."""
 
+    def sample_weight(self, weight: Array | None) -> Array | None:
+        """The weights of the samples, where the rows of the batch have these; an optional hook. None: all count alike."""
+        return None
+
 
 @dataclasses.dataclass(frozen=True)
 class DataChains(Chains):
@@ -70,6 +74,9 @@ class DataChains(Chains):
 
     def draw(self, model, params, key, state, data):
         return (), chain_ends(self, model, params, key, data), {}
+
+    def sample_weight(self, weight):
+        return weight  # a chain counts as the row where it began
 
 
 @dataclasses.dataclass(frozen=True)
@@ -221,9 +228,11 @@ class ContrastiveStep(Step):
         if self.centring is not None:
             offsets = ema(state.offsets, self._units(state.params, data, weight), self.centring, state.count)
 
+        weights = {"weight": weight, "sample_weight": self.chains.sample_weight(weight)}
+
         def objective(centred):
             params = self._uncentred(with_trainable(state.params, centred), offsets)
-            return losses.contrast(lambda row: model.log_density_one(params, row), data, samples, weight=weight)
+            return losses.contrast(lambda row: model.log_density_one(params, row), data, samples, **weights)
 
         centred = state.params if offsets is None else model.centred(state.params, offsets)
         (loss, more), grads = jax.value_and_grad(objective, has_aux=True)(trainable(centred))
