@@ -219,7 +219,7 @@ def test_rows_of_weight_two_are_two_rows(x64, key):
 def test_chains_that_begin_at_rows_of_weight_zero_count_for_nothing(by, key):
     """Whatever stands in such a row, the gradient is the same, to the last digit."""
     params, weight = jax.tree.map(lambda a: a.astype(jnp.float32), sines()), np.array([1.0, 2.0, 1.0, 0.0], np.float32)
-    step = ContrastiveStep(MODEL, SGD, DataChains(3))
+    step = ContrastiveStep(MODEL, SGD)
 
     def gradient(batch):
         if by == "loss":
