@@ -253,3 +253,20 @@ def test_refused(key):
         SMALL.impute(sines(SMALL.visible, SMALL.hidden), key, STATES, np.zeros((16, 4)))
     with pytest.raises(ValueError, match="this machine has no label"):
         SMALL.label_log_prob(sines(SMALL.visible, SMALL.hidden), STATES)
+
+
+@pytest.mark.parametrize(
+    ("make", "match"),
+    [
+        (lambda: BoltzmannMachine((4,), num_hidden=-1), "^num_hidden must be an integer >= 0, got -1"),
+        (lambda: BoltzmannMachine((4,), num_hidden=1.5), "^num_hidden must be an integer >= 0, got 1.5"),
+        (lambda: BoltzmannMachine((4,), start_scale=float("nan")), "^start_scale must be finite and >= 0, got nan"),
+        (
+            lambda: RestrictedBoltzmannMachine(BernoulliUnits((2,)), BernoulliUnits((2,)), num_labels=2.5),
+            "^num_labels must be 0 or an integer >= 2, got 2.5",
+        ),
+    ],
+)
+def test_bad_settings(make, match):
+    with pytest.raises(ValueError, match=match):
+        make()

@@ -81,3 +81,6 @@ def test_refused(key):
         normalizer_bracket(model, params, data, key=key, num_levels=0)
     with pytest.raises(TypeError, match=r"^batch must be integers in 0\.\.1, got float32"):
         normalizer_bracket(model, params, np.zeros((4, 10), np.float32), key=key)
+    model, params, data = case("gaussian")
+    with pytest.raises(ValueError, match="^data must be finite, got NaN or inf"):
+        normalizer_bracket(model, params, np.asarray(data) * np.nan, key=key)

@@ -150,7 +150,8 @@ class GaussianUnits(UnitLayer):
     """Real numbers with variances of their own, which are learned: x | a ~ N(b + a, s^2).
 
     Attributes:
-      shape: of an event. least_scale: of s in `fitted`, in units of the data.
+      shape: of an event. least_scale: the least s that `fitted` gives, an absolute value: scale data to about unit
+        variance, and drop constant columns, whose features x / s^2 would be huge.
 
     Parameters {"bias": b (n,), "log_scale": log s (n,)}.
     """

@@ -13,9 +13,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
 
 from genmod.core.batching import row_keys
-from genmod.core.checks import check_count
+from genmod.core.checks import check, check_count
 from genmod.core.distribution import check_params
 from genmod.core.keys import check_key, stream
 from genmod.core.params import interpolated
@@ -82,7 +84,10 @@ def _checked(model: UnnormalizedModel, params: Params, data: Any, **counts: int)
         raise TypeError(f"model must be an UnnormalizedModel such as a RestrictedBoltzmannMachine, got {model!r}")
     check_params(model, params)
     check_count(**counts)
-    return model.read(data)[:2]
+    x, context, _ = model.read(data)
+    if not isinstance(x, Tracer):
+        check(np.isfinite(np.asarray(x)).all(), "data must be finite, got NaN or inf; drop these rows")
+    return x, context
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))

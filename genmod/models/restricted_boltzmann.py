@@ -57,7 +57,9 @@ class RestrictedBoltzmannMachine(UnnormalizedModel):
         check_count(num_sweeps=self.num_sweeps)
         real = isinstance(self.visible, GaussianUnits) and isinstance(self.hidden, GaussianUnits)
         check(not real, "visible or hidden must be discrete: two Gaussian layers have no finite Z for all weights")
-        check(self.num_labels == 0 or self.num_labels >= 2, f"num_labels must be 0 or at least 2, got {self.num_labels}")
+        known = isinstance(self.num_labels, int) and (self.num_labels == 0 or self.num_labels >= 2)
+        check(known, f"num_labels must be 0 or an integer >= 2, got {self.num_labels!r}")
+        check(0 <= self.start_scale < math.inf, f"start_scale must be finite and >= 0, got {self.start_scale}")
         super().__post_init__()
 
     @property

@@ -157,10 +157,11 @@ class Normalized(Model):
     """An `UnnormalizedModel` with its Z, by the sum over the states of one side: EXACT, with exact draws.
 
     Its parameters are those of the model. The loss is -log p of the data, of pairs (x, context) where there are contexts; a
-    training step costs the whole sum, and so does a context.
+    training step costs the whole sum, and so does a context. With contexts `log_prob` is that of x given the context: a mean of
+    it is not the training loss.
 
     Attributes:
-      model: a machine with few units on one side, at most 20 bits.
+      model: a machine of at most 2^20 states on one side; of a `BoltzmannMachine`, of all its bits together.
     """
 
     model: UnnormalizedModel
