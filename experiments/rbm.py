@@ -143,7 +143,7 @@ def show(config: Config, run: gm.lab.Run, model: Any, params: Any, data: gm.data
     gm.lab.plot.images(
         run.figure("filters"), [("", filters[i : i + 10]) for i in range(0, len(filters), 10)], title=f"{title}: filters"
     )
-    at = jax.vmap(lambda key: model.start_one(params, key))(jax.random.split(stream(key, "noise"), 10))
+    at = model.random_configurations(params, stream(key, "noise"), 10)
     kernel, shown, done = model.kernel(params), [("start", at.x)], 0
     for num in (1, 10, 100, config.num_sweeps):
         at, _ = jax.jit(lambda key, at, n=num - done: gm.samplers.moved(key, kernel, at, num_steps=n))(

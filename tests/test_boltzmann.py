@@ -137,7 +137,7 @@ def test_the_gaussian_machine_is_a_mixture(key):
 def test_unadjusted_langevin_steps_raise_the_variance(key):
     params = sines(GAUSSIAN.visible, GAUSSIAN.hidden) | {"weights": jnp.zeros((4, 3))}
     kernel = gibbs_langevin(GAUSSIAN, params, step_size=0.4, kernel_fn=langevin)
-    begin = jax.vmap(lambda key: GAUSSIAN.start_one(params, key))(jax.random.split(key, NUM_DRAWS))
+    begin = GAUSSIAN.random_configurations(params, key, NUM_DRAWS)
     x = np.asarray(jax.jit(lambda key: moved(key, kernel, begin, num_steps=3))(key)[0].x)
     np.testing.assert_allclose(x.var(0), 0.5 / (1 - 0.2), rtol=4.5 * np.sqrt(2 / NUM_DRAWS))
 

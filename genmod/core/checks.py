@@ -159,6 +159,12 @@ def check_count(**named: int) -> None:
             raise ValueError(f"{name} must be an integer >= 1, got {value!r}")
 
 
+def check_whole(**named: int) -> None:
+    """Raises ValueError for the first named number that is not an integer of at least zero."""
+    for name, value in named.items():
+        check(_is_integer(value) and value >= 0, f"{name} must be an integer >= 0, got {value!r}")
+
+
 def check_time(t: ArrayLike) -> Array:
     """t as an array; raises ValueError for values known to lie outside [0, 1] (not while tracing)."""
     t = jnp.asarray(t)

@@ -22,9 +22,7 @@ def states(event: Event, max_states: int = MAX_STATES) -> np.ndarray:
     """
     if not isinstance(event, Levels | Tokens):
         raise TypeError(f"exact wants discrete events, Levels or Tokens, got {event}")
-    num = num_states(event)
-    if num > max_states:
-        raise ValueError(f"{event} has about 2^{math.log2(num):.0f} states, at most {max_states} can be gone through")
+    num = check_num_states(str(event), num_states(event), max_states=max_states)
     if isinstance(event, Levels):
         return _digits(event.num_levels, math.prod(event.shape)).reshape(num, *event.shape).astype(event.dtype)
     others = np.delete(np.arange(event.vocabulary), event.end)
@@ -70,17 +68,18 @@ def log_sum(log_weight_fn: Callable[[Array], Array], num: int) -> Array:
     return jax.lax.scan(add, jnp.full((), -jnp.inf, like.dtype), jnp.arange(0, num, block))[0]
 
 
-def draw_index(key: Key, log_masses: Array) -> Array:
-    """One draw of 0 .. S - 1 with these log-masses, (S,), up to a constant; masses below the rounding of their sum are lost."""
-    heights = jnp.cumsum(jax.nn.softmax(log_masses))
+def draw_index(key: Key, log_weight_fn: Callable[[Array], Array], num: int) -> Array:
+    """One draw of i = 0 .. num - 1 in proportion to exp(log_weight_fn(i)); what is below the rounding of the sum is lost."""
+    heights = jnp.cumsum(jax.nn.softmax(jax.lax.map(log_weight_fn, jnp.arange(num), batch_size=min(num, _BLOCK))))
     found = jnp.searchsorted(heights, heights[-1] * jax.random.uniform(key, (), heights.dtype), side="right")
-    return jnp.minimum(found, log_masses.shape[0] - 1)
+    return jnp.minimum(found, num - 1)
 
 
-def check_num_states(owner: str, num: int, remedy: str) -> int:
-    """`num` itself; raises ValueError where there are too many to go through."""
-    if num > MAX_STATES:
-        raise ValueError(f"{owner} has about 2^{math.log2(num):.0f} states, at most {MAX_STATES} can be gone through; {remedy}")
+def check_num_states(owner: str, num: int, remedy: str = "", *, max_states: int = MAX_STATES) -> int:
+    """`num` itself; raises ValueError, which ends in the remedy, where there are too many to go through."""
+    if num > max_states:
+        most = f"at most {max_states} can be gone through" + (f"; {remedy}" if remedy else "")
+        raise ValueError(f"{owner} has about 2^{math.log2(num):.0f} states, {most}")
     return num
 
 

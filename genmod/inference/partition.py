@@ -93,10 +93,10 @@ def _checked(model: UnnormalizedModel, params: Params, data: Any, **counts: int)
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
 def _bracket(model, num_chains, num_levels, params, key, data, draws):
     base, log_z = model.independent(*data)
-    begin = _starts(model, base, stream(key, "begin"), num_chains)
+    begin = model.random_configurations(base, stream(key, "begin"), num_chains)
     forwards = _anneal(model, annealed_importance, num_levels, base, params, stream(key, "forwards"), begin)
     if draws is None:
-        random = _starts(model, params, stream(key, "start"), num_chains)
+        random = model.random_configurations(params, stream(key, "start"), num_chains)
         ends, _ = moved(stream(key, "draws"), model.kernel(params), random, num_steps=model.num_sweeps)
     else:
         ends = model.configurations(params, stream(key, "draws"), *draws)
@@ -119,10 +119,6 @@ def _of_rows(model, num_chains, num_levels, params, key, data, rows):
 
     num = rows[0].shape[0]
     return jax.lax.map(one, (row_keys(key, num), *rows), batch_size=max(1, min(num, 1_000 // num_chains)))
-
-
-def _starts(model: UnnormalizedModel, params: Params, key: Key, num: int) -> Configuration:
-    return jax.vmap(lambda key: model.start_one(params, key))(jax.random.split(key, num))
 
 
 def _anneal(model: Any, sampler: Any, num_levels: int, base: Params, params: Params, key: Key, begin: Configuration) -> Array:

@@ -32,7 +32,7 @@ from genmod.core.params import trainable
 from genmod.core.types import Array, Context, Key, Params, Shape
 from genmod.densities import as_distribution
 from genmod.losses.adversarial import NON_SATURATING, AdversarialLoss, Penalty
-from genmod.models.base import GameModel, present
+from genmod.models.base import GameModel, as_number, present
 
 # The vectors of a spectral norm begin after so many iterations; then each update of the critic is followed by one.
 _FIRST_ITERATIONS = 20
@@ -152,6 +152,4 @@ class GAN(GameModel):
         return nets.spectrally_normalized(own["network"], own["vectors"], bound=self.spectral_bound)[0]
 
     def _judge(self, network, x, context):
-        output = nets.apply(self.critic, network, *present(x, context))
-        check(output.size == 1, f"the critic must give one number for ONE event, got {output.shape}; FlatNet(body, 1) does")
-        return output.reshape(())
+        return as_number("the critic", nets.apply(self.critic, network, *present(x, context)))

@@ -151,6 +151,13 @@ def present(*inputs: Array | None) -> tuple[Array, ...]:
     return tuple(a for a in inputs if a is not None)
 
 
+def as_number(owner: str, output: Array) -> Array:
+    """What a network gave for ONE event as a scalar. Raises ValueError, which names the network `owner`, for more numbers."""
+    wanted = f"{owner} must give one number for ONE event"
+    check(output.size == 1, f"{wanted}, got {output.shape}; gm.nets.FlatNet(body, 1) does")
+    return output.reshape(())
+
+
 def as_raw(owner: str, raw: Array, shape: Shape, head: Head) -> Array:
     """The raw numbers of a head for ONE event of this shape, shape + (num_params,), from as many in any shape.
 

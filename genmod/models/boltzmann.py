@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from genmod.core.checks import check, check_count, check_shape
+from genmod.core.checks import check, check_count, check_shape, check_whole
 from genmod.core.enumeration import check_num_states, log_sum, nth_state
 from genmod.core.event import Levels
 from genmod.core.types import Array, Params, Shape
@@ -45,8 +45,7 @@ class BoltzmannMachine(UnnormalizedModel):
     def __post_init__(self):
         object.__setattr__(self, "shape", check_shape("shape", self.shape))
         check_count(num_sweeps=self.num_sweeps, num_hidden_sweeps=self.num_hidden_sweeps)
-        whole = isinstance(self.num_hidden, int) and not isinstance(self.num_hidden, bool)
-        check(whole and self.num_hidden >= 0, f"num_hidden must be an integer >= 0, got {self.num_hidden!r}")
+        check_whole(num_hidden=self.num_hidden)
         check(0 <= self.start_scale < math.inf, f"start_scale must be finite and >= 0, got {self.start_scale}")
         super().__post_init__()
 

@@ -27,7 +27,7 @@ from genmod.core.event import Real
 from genmod.core.params import Fixed
 from genmod.core.types import Array, Context, Key, Params, Shape
 from genmod.densities import as_distribution
-from genmod.models.base import Model, present
+from genmod.models.base import Model, as_number, present
 from genmod.models.unnormalized import Configuration, UnnormalizedModel
 from genmod.samplers import Kernel, mala
 
@@ -154,9 +154,8 @@ class EnergyModel(UnnormalizedModel):
         return params
 
     def _network_energy(self, params: Params, x: Array, context: Context) -> Array:
-        energy = nets.apply(self.network, params["network"], *present(x, context))
-        check(energy.size == 1, f"network must give one number for ONE event, got {energy.shape}; gm.nets.FlatNet(body, 1) does")
-        return energy.reshape(()).astype(jnp.promote_types(energy.dtype, jnp.float32))
+        energy = as_number("network", nets.apply(self.network, params["network"], *present(x, context)))
+        return energy.astype(jnp.promote_types(energy.dtype, jnp.float32))
 
     def _of_base(self, context: Context) -> Context:
         return None if self.base is None or self.base.context_shape is None else context

@@ -129,6 +129,11 @@ class UnnormalizedModel(Model, abc.ABC):
         axes = (None, 0, 0, None if context is None else 0)
         return vmap_events(self.start_one, axes)(params, row_keys(key, x.shape[0]), x, context)
 
+    def random_configurations(self, params: Params, key: Key, num: int, context: Context = None) -> Configuration:
+        """Where `num` chains begin at random, with a leading axis of chains; context: that of each, (num,) + context_shape."""
+        start = jax.vmap(lambda key, context: self.start_one(params, key, None, context), (0, None if context is None else 0))
+        return start(jax.random.split(key, num), context)
+
     def loss(self, params, key, batch, *, step=None):
         """Contrastive divergence of one step; `training.ContrastiveStep` has more steps, and chains that persist."""
         x, context, weight = self.read(batch)
@@ -193,8 +198,7 @@ class Normalized(Model):
 
     def sample_one(self, params, key, context=None):
         keys, states = jax.random.split(key), self.model.states(params, context)
-        masses = jax.lax.map(states.log_mass_fn, jnp.arange(states.num), batch_size=min(states.num, 2**12))
-        return states.draw_fn(keys[1], draw_index(keys[0], masses))
+        return states.draw_fn(keys[1], draw_index(keys[0], states.log_mass_fn, states.num))
 
 
 @functools.partial(jax.jit, static_argnums=0)

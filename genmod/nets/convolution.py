@@ -85,8 +85,12 @@ def _varying_axes(a):
 
 
 def _conv(x, kernel, *, before):
-    margins = [(b, size - 1 - b) for b, size in zip(before, kernel.shape[:2], strict=True)]
-    return _convolve_padded(x, kernel, margins)
+    return _convolve_padded(x, kernel, _margins(before, kernel.shape))
+
+
+def _margins(before, shape):
+    """(Rows before, rows after) a pixel that a kernel of this shape reaches, and columns."""
+    return [(b, size - 1 - b) for b, size in zip(before, shape[:2], strict=True)]
 
 
 def _convolve_padded(x, kernel, margins):
@@ -94,13 +98,13 @@ def _convolve_padded(x, kernel, margins):
 
 
 def _transpose_x(cotangent, x, kernel, *, before):
-    after = tuple(size - 1 - b for b, size in zip(before, kernel.shape[:2], strict=True))
+    after = tuple(after for _, after in _margins(before, kernel.shape))
     return convolve_before(cotangent, kernel[::-1, ::-1].swapaxes(2, 3), after)
 
 
 def _transpose_kernel(cotangent, x, kernel, *, before):
     # Channels as the batch and the batch as channels: the cotangent, as large as the image, is the kernel.
-    margins = [(b, size - 1 - b) for b, size in zip(before, kernel.aval.shape[:2], strict=True)]
+    margins = _margins(before, kernel.aval.shape)
     return _convolve_padded(x.transpose(3, 1, 2, 0), cotangent.transpose(1, 2, 0, 3), margins).transpose(1, 2, 0, 3)
 
 

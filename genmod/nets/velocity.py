@@ -7,7 +7,7 @@ from typing import Any, Literal
 import flax.linen as nn
 import jax.numpy as jnp
 
-from genmod.core.checks import check_widths
+from genmod.core.checks import check_whole, check_widths
 from genmod.core.numerics import flat_context
 from genmod.core.types import Array, Shape
 from genmod.nets.mlp import uniform_bias
@@ -38,8 +38,7 @@ class VelocityMLP(nn.Module):
         self.hidden_sizes = check_widths("hidden_sizes", self.hidden_sizes)
         if self.conditioning not in ("concat", "concat_squash"):
             raise ValueError(f"conditioning must be 'concat' or 'concat_squash', got {self.conditioning!r}")
-        if not isinstance(self.num_frequencies, int) or self.num_frequencies < 0:
-            raise ValueError(f"num_frequencies must be an integer >= 0, got {self.num_frequencies!r}")
+        check_whole(num_frequencies=self.num_frequencies)
         super().__post_init__()
 
     @nn.compact

@@ -4,9 +4,8 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
-import numpy as np
 
-from genmod.core.checks import check, check_count, check_function
+from genmod.core.checks import check_count, check_function, check_whole
 from genmod.core.keys import check_key
 from genmod.core.programs import program_of
 from genmod.core.types import Key
@@ -46,7 +45,7 @@ def run(key: Key, kernel: Any, state: Any, *, num_steps: int, burn_in: int = 0, 
     if not hasattr(state, "position"):
         raise TypeError(f"state must have a position, got {type(state).__name__}; pass kernel.init(position)")
     check_count(num_steps=num_steps, thin=thin)
-    check(isinstance(burn_in, int | np.integer) and burn_in >= 0, f"burn_in must be an integer >= 0, got {burn_in!r}")
+    check_whole(burn_in=burn_in)
     if num_steps % thin:
         raise ValueError(f"num_steps must be a multiple of thin, got num_steps={num_steps} and thin={thin}")
     step = kernel.step  # kept alive through the call

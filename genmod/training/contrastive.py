@@ -96,7 +96,7 @@ class FreshChains(Chains):
 
     def draw(self, model, params, key, state, data):
         keys = jax.random.split(key)
-        return (), chain_ends(self, model, params, keys[1], _random(self.num_chains, model, params, keys[0])), {}
+        return (), chain_ends(self, model, params, keys[1], model.random_configurations(params, keys[0], self.num_chains)), {}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,7 +112,7 @@ class PersistentChains(Chains):
     kernel_fn: KernelOf | None = None
 
     def init(self, model, params, key, data):
-        return _random(self.num_chains, model, params, key)
+        return model.random_configurations(params, key, self.num_chains)
 
     def draw(self, model, params, key, state, data):
         state = chain_ends(self, model, params, key, state)
@@ -147,7 +147,7 @@ class TemperedChains(Chains):
 
     def init(self, model, params, key, data):
         base, _ = model.independent(data.x, data.context)
-        flat = _random(self.num_chains * self.num_levels, model, base, key)
+        flat = model.random_configurations(base, key, self.num_chains * self.num_levels)
         shape = (self.num_chains, self.num_levels)
         return TemperedState(jax.tree.map(lambda a: a.reshape(*shape, *a.shape[1:]), flat), base)
 
@@ -199,6 +199,7 @@ class ContrastiveStep(Step):
     chains: Chains = DataChains()
     centring: float | None = 0.99
     ema_decay: float | None = None
+    reads_events = True
 
     def __post_init__(self):
         check_parts(self, model=UnnormalizedModel, chains=Chains)
@@ -260,7 +261,3 @@ def chain_ends(chains: Any, model: UnnormalizedModel, params: Params, key: Key, 
     """The configurations after the steps of `chains`, by its `num_steps` and `kernel_fn`, from those `at`."""
     kernel = model.kernel(params) if chains.kernel_fn is None else chains.kernel_fn(model, params)
     return moved(key, kernel, at, num_steps=chains.num_steps)[0]
-
-
-def _random(num: int, model: UnnormalizedModel, params: Params, key: Key) -> Configuration:
-    return jax.vmap(lambda key: model.start_one(params, key))(jax.random.split(key, num))

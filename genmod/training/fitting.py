@@ -19,7 +19,6 @@ from genmod.core.types import Array, Context, Key, Params
 from genmod.models.base import GameModel, Model
 from genmod.models.unnormalized import UnnormalizedModel
 from genmod.training.checkpoint import described
-from genmod.training.contrastive import ContrastiveStep
 from genmod.training.diagnosis import NotFinite, diagnosis
 from genmod.training.games import GameStep, Player
 from genmod.training.loop import Fit, check_options, train
@@ -99,7 +98,7 @@ def fit(
     """
     _check_model(model, data)
     check_options(num_steps, batch_size, validate_every, steps_per_dispatch, checkpoint_every, patience)
-    own = loss_fn is not None or not (step is None or _reads_events(step))
+    own = loss_fn is not None or not (step is None or getattr(step, "reads_events", False))  # of a user's class, perhaps
     step = _step(model, optimizer, {"clip_norm": clip_norm, "ema_decay": ema_decay, "max_skips": max_skips}, loss_fn, step)
     read = read_rows if own else Events(model)
     if state is not None and params is not None and not own:
@@ -168,11 +167,6 @@ def _check_model(model: Any, data: Any) -> None:
     if isinstance(data, Model):
         raise TypeError(f"fit takes the model first, then the data: write fit({type(data).__name__}, data, ...)")
     raise TypeError(f"model must be a gm.models.Model, got a {type(model).__name__}")
-
-
-def _reads_events(step: Any) -> bool:
-    """Whether the data of a step are those of a model."""
-    return isinstance(step, ContrastiveStep) or (isinstance(step, GameStep) and isinstance(step.game, GameModel))
 
 
 def _check_measured(model: Model, loss_fn: LossFn | None) -> None:

@@ -138,6 +138,10 @@ class GameStep(Step):
         return self.game.player_loss if isinstance(self.game, GameModel) else self.game
 
     @property
+    def reads_events(self) -> bool:
+        return isinstance(self.game, GameModel)
+
+    @property
     def num_batches(self) -> int:
         """As many as the player with the most updates wants; the others take the first of them."""
         return max(player.num_updates for player in self.players)

@@ -61,7 +61,9 @@ class Events:
         x, context, weight = self._parts(name, data)
         x = self.model.event.check(name, to_array(name, _no_dataset(name, x)), batched=True)
         check_finite(name, x)
-        return Batch(x, self._context(name, context, x.shape[0]), _weight(name, weight, x.shape[0]))
+        context = self._context(name, context, x.shape[0])
+        weight = None if weight is None else check_row_weight(f"the weight of {name}", weight, x.shape[0])
+        return Batch(x, context, weight)
 
     def check_table(self, name: str, data: Any) -> None:
         """Refuses constant columns where a density is to be learnt, which has no largest value there; warns of whole numbers."""
@@ -105,13 +107,6 @@ def _parts(name: str, data: Any) -> Batch:
             )
         return Batch(**data)
     return to_batch(name, data)
-
-
-def _weight(name: str, weight: Any, num: int) -> Any:
-    if weight is None:
-        return None
-    weight = check_row_weight(f"the weight of {name}", weight, num)
-    return weight if np.issubdtype(weight.dtype, np.floating) else np.asarray(weight, np.float32)
 
 
 def check_finite(name: str, array: Any) -> None:

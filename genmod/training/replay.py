@@ -57,9 +57,7 @@ class ReplayChains(Chains):
 
 
 def _starts(num: int, model: UnnormalizedModel, params: Params, key: Key, data: Configuration) -> Configuration:
-    keys = jax.random.split(key)
-    context, axis = None, None
-    if data.context is not None:
-        context, axis = data.context[jax.random.randint(keys[0], (num,), 0, data.context.shape[0])], 0
-    start = jax.vmap(lambda key, context: model.start_one(params, key, None, context), (0, axis))
-    return start(jax.random.split(keys[1], num), context)
+    keys, context = jax.random.split(key), data.context
+    if context is not None:
+        context = context[jax.random.randint(keys[0], (num,), 0, context.shape[0])]
+    return model.random_configurations(params, keys[1], num, context)

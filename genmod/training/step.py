@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from genmod.core.checks import check
 from genmod.core.description import Call, Description, canonical, made
 from genmod.core.params import trainable, with_trainable
 from genmod.core.types import Array, Key, Params
@@ -31,9 +32,11 @@ class Step(Description, abc.ABC):
 
     Attributes:
       num_batches: how many minibatches one call takes; above 1 they come stacked on a leading axis.
+      reads_events: whether batches are events of a model, which `fit` then checks as those of its loss; else any pytree.
     """
 
     num_batches: int = 1
+    reads_events: bool = False
 
     @abc.abstractmethod
     def init(self, params: Params, key: Key, batch: Any) -> Any:
@@ -108,10 +111,8 @@ class GradientStep(Step):
             )
         object.__setattr__(self, "optimizer", canonical(optimizer))  # equal optimizers share a compilation
         super().__post_init__()
-        if self.clip_norm is not None and not self.clip_norm > 0:
-            raise ValueError(f"clip_norm must be > 0, got {self.clip_norm}")
-        if self.ema_decay is not None and not 0 <= self.ema_decay < 1:
-            raise ValueError(f"ema_decay must be in [0, 1), got {self.ema_decay}")
+        check(self.clip_norm is None or self.clip_norm > 0, f"clip_norm must be > 0, got {self.clip_norm}")
+        check(self.ema_decay is None or 0 <= self.ema_decay < 1, f"ema_decay must be in [0, 1), got {self.ema_decay}")
         if isinstance(self.max_skips, bool) or not isinstance(self.max_skips, int) or self.max_skips < 0:
             raise ValueError(f"max_skips must be an integer >= 0, got {self.max_skips!r}")
         _ = self._takes_step
@@ -284,8 +285,7 @@ def check_step(step: Any) -> Any:
         hash(step)
     except TypeError:
         raise TypeError(f"step must be hashable, a frozen dataclass of plain values, got a {type(step).__name__}") from None
-    num = num_batches(step)
-    if not isinstance(num, int) or num < 1:
+    if not isinstance(num := num_batches(step), int) or num < 1:
         raise ValueError(f"num_batches of {type(step).__name__} must be an integer >= 1, got {num!r}")
     return step
 
