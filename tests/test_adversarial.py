@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,7 +13,7 @@ import pytest
 import genmod as gm
 from genmod import losses
 from genmod.models import GAN
-from genmod.nets import MLP, FlatNet
+from genmod.nets import MLP, ConvDecoder, ConvEncoder, FlatNet
 from genmod.training import GameStep, Player
 
 X = np.random.default_rng(0).normal(size=(64, 2)).astype(np.float32)
@@ -87,6 +88,26 @@ def test_a_critic_of_the_wrong_shape_is_refused(key):
     wrong = GAN((2,), gm.densities.Normal((2,)), FlatNet(MLP((8,)), 2), FlatNet(MLP((8,)), 3))
     with pytest.raises(ValueError, match=r"the critic must give one number for ONE event, got \(3,\)"):
         wrong.init(key, jnp.zeros((4, 2)))
+
+
+IMAGE = GAN(
+    (4, 4, 1),
+    gm.densities.Normal((2,)),
+    nn.Sequential((ConvDecoder((4, 4, 1), channels=(2,)), lambda x: x.astype(jnp.bfloat16))),
+    nn.Sequential((ConvEncoder((2,), 3, dtype=jnp.bfloat16), nn.Dense(1, dtype=jnp.bfloat16))),
+    spectral_bound=1.0,
+)
+
+
+def test_networks_of_images_in_half_precision(key):
+    """What they give is in float32, or samples and data were chains of two kinds."""
+    x = jnp.zeros((3, 4, 4, 1))
+    params = jax.eval_shape(IMAGE.init, key, x)
+    assert len(params["critic"]["vectors"].tree) == 3
+    sample, judged = jax.eval_shape(lambda params: (IMAGE.sample_one(params, key), IMAGE.judge_one(params, x[0])), params)
+    assert sample.dtype == judged.dtype == jnp.float32 and sample.shape == (4, 4, 1)
+    with pytest.raises(ValueError, match=r"got \(3,\); gm.nets.FlatNet\(body, 1\) does, behind convolutions nn.Sequential"):
+        dataclasses.replace(IMAGE, critic=ConvEncoder((2,), 3)).init(key, x)
 
 
 def test_spectral_bound_by_the_singular_values(key):
@@ -164,6 +185,10 @@ def test_losses_refuse():
         losses.critic_loss(losses.HINGE, lambda x, context: x.sum(), X, X[:3], penalties=(losses.r1_penalty,))
     with pytest.raises(TypeError, match="^generator_fn must be a function, got None$"):
         losses.AdversarialLoss(jnp.negative, jnp.negative, None)
+    with pytest.raises(ValueError, match=r"^penalties\[0\] must return one number for ONE pair, got shape \(2,\)"):
+        losses.critic_loss(losses.HINGE, lambda x, context: x.sum(), X, X, penalties=(lambda critic_fn, key, x, sample: x**2,))
+    with pytest.raises(TypeError, match="^key must be a typed key"):
+        losses.critic_loss(losses.HINGE, lambda x, context: x.sum(), X, X, penalties=(losses.gradient_penalty,))
 
 
 # --- the model as a game ----------------------------------------------------------------------------------------------------

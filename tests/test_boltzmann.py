@@ -142,6 +142,26 @@ def test_unadjusted_langevin_steps_raise_the_variance(key):
     np.testing.assert_allclose(x.var(0), 0.5 / (1 - 0.2), rtol=4.5 * np.sqrt(2 / NUM_DRAWS))
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_gaussian_machine_starts_at_the_marginals_in_any_unit(dtype, x64, key):
+    """Means and scales of a start, of h at the means, and of labels, by the mixture that it is."""
+    rng = np.random.default_rng(0)
+    x = (np.array([1e3, 10.0, 1e4, 0.0]) + np.array([1e-2, 1e-3, 1e3, 1.0]) * rng.standard_normal((500, 4))).astype(dtype)
+    params = GAUSSIAN.init(key, x)
+    wanted, spread = x.mean(0, dtype=np.float64), x.std(0, dtype=np.float64)
+    mass, mean, scale2 = of_gaussian(params)
+    variance = mass @ (mean - mass @ mean) ** 2 + scale2
+    # b + W E[h] = m, but for what h moves about E[h] at m, 3 weights of .01 s, and for the rounding of 1e5 s.
+    np.testing.assert_allclose((mass @ mean - wanted) / spread, 0.0, atol=0.05)
+    np.testing.assert_allclose(variance / spread**2, 1.0, rtol=0.02)
+    hidden = GAUSSIAN.hidden_mean(params, params["visible"]["bias"] + params["weights"] @ jnp.full(3, 0.5, dtype))
+    np.testing.assert_allclose(hidden, 0.5, atol=1e-3)
+    labelled = RestrictedBoltzmannMachine(GaussianUnits((4,)), BernoulliUnits((3,)), num_labels=2)
+    label = (rng.random(500) < 0.2).astype(int)
+    log_z = [labelled.log_normalizer(labelled.init(key, x, label), one) for one in np.eye(2, dtype=dtype)]
+    np.testing.assert_allclose(np.exp(log_z[1] - np.logaddexp(*log_z)), label.mean(), atol=0.02)
+
+
 # --- what a joint model can do -----------------------------------------------------------------------------------------------
 
 
@@ -178,6 +198,10 @@ def test_what_is_missing_is_drawn_from_its_conditional_law(model, key):
     wanted = prob[1, :, :, 1] / prob[1, :, :, 1].sum()
     shares = np.bincount(filled[:, 1] * 2 + filled[:, 2], minlength=4).reshape(2, 2) / NUM_DRAWS
     assert (np.abs(shares - wanted) < 4.5 * np.sqrt(wanted * (1 - wanted) / NUM_DRAWS)).all()
+
+
+def test_a_number_of_labels_may_be_one_of_numpy():
+    assert RestrictedBoltzmannMachine(BernoulliUnits((2, 2)), BernoulliUnits((3,)), num_labels=np.int64(3)).context_shape == (3,)
 
 
 def test_means_of_one_layer_given_the_other():
@@ -249,8 +273,20 @@ def test_refused(key):
         RestrictedBoltzmannMachine(GaussianUnits((3,)), GaussianUnits((2,)))
     with pytest.raises(TypeError, match="^model must have GaussianUnits as its visible layer"):
         gibbs_langevin(SMALL, sines(SMALL.visible, SMALL.hidden))
+    with pytest.raises(ValueError, match="^num_steps must be an integer >= 1, got 0"):
+        gibbs_langevin(GAUSSIAN, sines(GAUSSIAN.visible, GAUSSIAN.hidden), num_steps=0)
     with pytest.raises(ValueError, match=r"^missing must be bools of shape \(16, 4\), that of x, got float32"):
         SMALL.impute(sines(SMALL.visible, SMALL.hidden), key, STATES, np.zeros((16, 4)))
+    for call in (
+        lambda: SMALL.log_normalizer({}),
+        lambda: SMALL.impute({}, key, STATES, STATES == 1),
+        lambda: SMALL.visible_mean({}, np.zeros(3, np.uint8)),
+        lambda: LABELLED.label_log_prob({}, STATES.reshape(16, 2, 2)),
+    ):
+        with pytest.raises(
+            ValueError, match="^params must be those of this RestrictedBoltzmannMachine, made by its init: .*missing"
+        ):
+            call()
     with pytest.raises(ValueError, match="this machine has no label"):
         SMALL.label_log_prob(sines(SMALL.visible, SMALL.hidden), STATES)
 

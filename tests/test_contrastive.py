@@ -9,10 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import linen as nn
 
 import genmod as gm
 from genmod.densities import BernoulliUnits, GaussianUnits
-from genmod.models import BoltzmannMachine, Configuration, Normalized, RestrictedBoltzmannMachine, gibbs_langevin
+from genmod.models import BoltzmannMachine, Configuration, EnergyModel, Normalized, RestrictedBoltzmannMachine, gibbs_langevin
 from genmod.training import ContrastiveStep, DataChains, FreshChains, PersistentChains, TemperedChains
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
@@ -90,7 +91,7 @@ def test_centred_parameters_are_those_of_the_same_law(model, x64, key):
     data = model.configurations(params, key, jnp.asarray(x))
     offsets = jax.tree.map(lambda a: a.mean(0), jax.vmap(model.offsets_one, (None, 0))(params, data))
     centred = model.centred(params, offsets)
-    back = model.centred(centred, jax.tree.map(jnp.negative, offsets))
+    back = model.uncentred(centred, offsets)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-12), back, params)
     assert any((np.abs(a - b) > 0.1).any() for a, b in zip(*map(jax.tree.leaves, (centred, params)), strict=True))
 
@@ -99,10 +100,10 @@ def test_centred_parameters_are_those_of_the_same_law(model, x64, key):
 class AllStates(gm.training.Chains):
     """Every state once, in the place of samples."""
 
-    def init(self, model, params, key, data):
+    def init(self, model, params, key, data, weight=None):
         return ()
 
-    def draw(self, model, params, key, state, data):
+    def draw(self, model, params, key, state, data, weight=None):
         return (), Configuration(jnp.asarray(STATES)), {}
 
 
@@ -143,6 +144,29 @@ def test_a_bit_and_its_complement_are_trained_alike(x64, key):
         other = step(step.init(flipped(sines()), key, x ^ flip), key, (x ^ flip).astype(np.uint8))[0].params
         apart[centring] = max(jax.tree.leaves(jax.tree.map(lambda a, b: float(np.abs(a - b).max()), flipped(after), other)))
     assert apart[0.9] < 1e-12 and apart[None] > 1e-3
+
+
+@pytest.mark.parametrize("chains", [DataChains(), PersistentChains(20)], ids=["data", "persistent"])
+def test_a_step_is_the_same_in_any_unit_and_about_any_origin(chains, x64, key):
+    """Of columns u and of m + s u: the bias follows as x does, weights by s, log s by log s; h sees what it saw."""
+    rng = np.random.default_rng(0)
+    label, u = rng.integers(0, 2, 200), rng.standard_normal((200, 3))
+    u[:, 1] += 2.0 * label
+    m, s = np.array([1e4, 10.0, -3.0]), np.array([1e-3, 1e3, 1.0])
+    model = RestrictedBoltzmannMachine(GaussianUnits((3,)), BernoulliUnits((2,)), num_labels=2, start_scale=0.5)
+    step = ContrastiveStep(model, gm.call(optax.sgd, 0.05), chains)
+    one, other = (
+        gm.fit(model, (x, label), key=key, step=step, num_steps=40, batch_size=50, progress=False).params for x in (u, m + s * u)
+    )
+    assert (np.abs(one["weights"]).max(1) > 0.05).all()
+    wanted = {
+        "visible": {"bias": m + s * one["visible"]["bias"], "log_scale": np.log(s) + one["visible"]["log_scale"]},
+        "hidden": {"bias": one["hidden"]["bias"] - (m / s * np.exp(-2 * one["visible"]["log_scale"])) @ one["weights"][:3]},
+        "label": one["label"],
+        "weights": np.concatenate([s, [1.0, 1.0]])[:, None] * one["weights"],
+    }
+    # m + s u has lost the digits of m / s eps, 2e-9; the bias of h is of the order of 1e6.
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-6), other, wanted)
 
 
 # --- training ------------------------------------------------------------------------------------------------------------------
@@ -195,6 +219,22 @@ def test_a_gaussian_machine_learns_by_langevin_steps(key):
     assert nll[1] < entropy + 0.1 < nll[0] - 0.3
 
 
+def test_narrow_and_constant_columns_are_learned(key):
+    """In float32, where the weights and the scale of one column without units leave all others NaN."""
+    rng = np.random.default_rng(0)
+    u = np.where(rng.random(500) < 0.5, 1.0, -1.0)[:, None] + 0.6 * rng.standard_normal((500, 2))
+    x = np.concatenate([np.array([1e3, 0.0]) + np.array([1e-2, 1e2]) * u, np.full((500, 1), 1e3), np.zeros((500, 1))], 1)
+    model = RestrictedBoltzmannMachine(GaussianUnits((4,)), BernoulliUnits((2,)))
+    step = ContrastiveStep(model, gm.call(optax.sgd, 0.1), PersistentChains(100))
+    params = gm.fit(model, x.astype(np.float32), key=key, step=step, num_steps=600, batch_size=100, progress=False).params
+    draws = np.asarray(Normalized(model).sample(params, key, (4_000,)), np.float64)
+    np.testing.assert_allclose((draws.mean(0) - x.mean(0))[:2] / x.std(0)[:2], 0.0, atol=0.2)
+    np.testing.assert_allclose(draws.std(0)[:2] / x.std(0)[:2], 1.0, atol=0.2)
+    assert np.corrcoef(draws[:, :2].T)[0, 1] > 0.6  # of x 0.74, of the start 0
+    np.testing.assert_allclose(draws[:, 2], 1e3, atol=0.1)
+    np.testing.assert_allclose(draws[:, 3], 0.0, atol=1e-6)
+
+
 @pytest.mark.slow
 def test_stopped_and_resumed_with_its_chains(tmp_path):
     data = np.random.default_rng(1).integers(0, 2, (300, 4), np.uint8)
@@ -236,6 +276,26 @@ def test_data_are_checked_at_the_door(key):
         gm.fit(MODEL, np.arange(16).reshape(4, 4) % 4, step=step, **options)
     with pytest.raises(ValueError, match="^validation of a RestrictedBoltzmannMachine wants validate=...: its loss is no"):
         gm.fit(MODEL, STATES, step=step, validation=STATES, **options)
+
+
+class Quadratic(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        return jnp.sum((x - self.param("mean", nn.initializers.zeros, x.shape)) ** 2)
+
+
+@pytest.mark.parametrize(
+    ("model", "match"),
+    [
+        (MODEL, r"where the states of one side are few, gm\.training\.FinalLoss"),
+        (EnergyModel((4,), Quadratic()), r"; gm\.training\.Whole"),
+    ],
+    ids=["states", "energy"],
+)
+def test_the_hint_of_validation_is_one_that_the_model_can_follow(model, match, key):
+    rows = STATES.astype(model.event.dtype)
+    with pytest.raises(ValueError, match=match):
+        gm.fit(model, rows, validation=rows, key=key, num_steps=1, progress=False)
 
 
 @pytest.mark.parametrize(

@@ -158,10 +158,11 @@ def test_a_replay_buffer_of_a_conditional_law_has_contexts_of_the_data(key):
     data = Configuration(jnp.zeros((3, 2)), jnp.array([[5.0, 0.0], [0.0, 5.0], [9.0, 9.0]]))
     chains = ReplayChains(4_000, 4_000, 1.0, num_steps=300)
     buffer = chains.init(model, params, key, data)
-    samples = jax.jit(lambda: chains.draw(model, params, key, buffer, data)[1])()
-    for context in np.asarray(data.context):
+    weight = jnp.array([2.0, 1.0, 1.0])  # contexts come as often as in the term of the data
+    samples = jax.jit(lambda: chains.draw(model, params, key, buffer, data, weight)[1])()
+    for context, share in zip(np.asarray(data.context), (0.5, 0.25, 0.25), strict=True):
         own = (np.asarray(samples.context) == context).all(1)
-        assert abs(own.mean() - 1 / 3) < 4.5 * math.sqrt(2 / 9 / 4_000)
+        assert abs(own.mean() - share) < 4.5 * math.sqrt(share * (1 - share) / 4_000)
         check_moments(np.asarray(samples.x)[own], MEAN + context, COVARIANCE)
 
 

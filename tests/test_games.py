@@ -81,6 +81,30 @@ def test_turns_updates_and_minibatches_by_hand():
     assert metrics["a_step"] == metrics["b_step"] == 1
 
 
+def _told(updates, state, params, *, value, grad, value_fn, **_):
+    ahead = value_fn(jax.tree.map(lambda p: p + 1.0, params))
+    return jax.tree.map(lambda g: value + 10.0 * ahead + 100.0 * g, grad), state
+
+
+def test_an_optimizer_is_told_the_loss():
+    """Those that search along a line want it. Of x y at (1, 1/2): 1/2, at x + 1 it is 1, the slope 1/2; then y in its turn."""
+    told = optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), _told)
+    step = GameStep(bilinear, (Player("x", told), Player("y", told)))
+    state, _ = step(step.init(START, KEY, None), KEY, None)
+    x = 1 + 0.5 + 10 * 1.0 + 100 * 0.5
+    np.testing.assert_allclose([state.params["x"], state.params["y"]], [x, 0.5 - 0.5 * x - 10 * 1.5 * x - 100 * x], rtol=1e-6)
+
+
+def test_a_state_can_be_donated():
+    """No array stands in it twice."""
+    step = GameStep(bilinear, (Player("x", SGD, ema_decay=0.5), Player("y", SGD)))
+    state = step.init(jax.tree.map(jnp.copy, START), KEY, None)
+    move = jax.jit(step.__call__, donate_argnums=0)
+    for _ in range(2):
+        state, _ = move(state, KEY, None)
+    assert state.count == 2
+
+
 def test_a_game_refuses():
     x, y = Player("x", SGD), Player("y", SGD)
     with pytest.raises(ValueError, match="^players must have different names, and there must be one, got \\['x', 'x'\\]"):
@@ -100,6 +124,9 @@ def test_a_game_refuses():
     gan = gm.models.GAN((2,), gm.densities.Normal((2,)), gm.nets.FlatNet(gm.nets.MLP(()), 2), gm.nets.FlatNet(gm.nets.MLP(()), 1))
     with pytest.raises(ValueError, match=r"^players must be among those of the GAN, \('critic', 'generator'\), got \['x'\]$"):
         GameStep(gan, (x,))
-    with pytest.raises(ValueError, match="^the loss of 'x' must not name a metric 'x_loss'"):
-        step = GameStep(lambda player, params, key, batch: (params["x"], {"x_loss": params["x"]}), (x,))
-        step(step.init(START, KEY, None), KEY, None)
+    with pytest.raises(TypeError, match="^game must take the name of a player, and then what a loss takes"):
+        GameStep(lambda params, key, batch: (params["x"], {}), (x,))
+    for players in ((x,), (y, x)):  # nor that of another player
+        with pytest.raises(ValueError, match=f"^the loss of '{players[0].name}' must not name a metric 'x_loss'"):
+            step = GameStep(lambda player, params, key, batch: (params["x"], {"x_loss": params["x"]}), players)
+            step(step.init(START, KEY, None), KEY, None)

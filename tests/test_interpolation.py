@@ -33,6 +33,13 @@ def test_where_there_is_no_angle_the_way_is_straight(factor):
     np.testing.assert_allclose(spherical_interpolation(z, factor * z, T), linear_interpolation(z, factor * z, T), atol=1e-5)
 
 
+def test_half_precision_goes_along_the_sphere():
+    z = jnp.array([[1.0, 0.0], [0.0, 1.0]], jnp.bfloat16)
+    found = spherical_interpolation(*z, jnp.array([0.5]))
+    assert found.dtype == jnp.bfloat16
+    np.testing.assert_allclose(found.astype(float)[0], np.sqrt(0.5), rtol=2**-8)
+
+
 def test_what_does_not_fit_is_refused():
     with pytest.raises(ValueError, match=r"^z_0 and z_1 must have one shape, got \(2,\) and \(3,\)$"):
         linear_interpolation(jnp.ones(2), jnp.ones(3), T)

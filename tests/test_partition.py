@@ -81,6 +81,10 @@ def test_refused(key):
         normalizer_bracket(model, params, data, key=key, num_levels=0)
     with pytest.raises(TypeError, match=r"^batch must be integers in 0\.\.1, got float32"):
         normalizer_bracket(model, params, np.zeros((4, 10), np.float32), key=key)
+    wanted = r"^params must be those of this RestrictedBoltzmannMachine, made by its init: params.* is missing"
+    for call in (normalizer_bracket, lambda model, params, data, key: annealed_log_prob(model, params, data, data, key=key)):
+        with pytest.raises(ValueError, match=wanted):
+            call(model, {}, data, key=key)
     model, params, data = case("gaussian")
     with pytest.raises(ValueError, match="^data must be finite, got NaN or inf"):
         normalizer_bracket(model, params, np.asarray(data) * np.nan, key=key)

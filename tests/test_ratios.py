@@ -88,6 +88,8 @@ def test_calibration_is_logistic_regression():
     np.testing.assert_allclose(found.scale, peer.coef_[0, 0], rtol=1e-3)
     np.testing.assert_allclose(found.offset + np.log(2.5), peer.intercept_[0], atol=2e-3)
     np.testing.assert_allclose([found.scale, found.offset], [2.0, -0.3], atol=0.12)
+    same = platt_calibration(jnp.full(20_000, 0.3), jnp.full(8_000, 0.3))  # whose mean, rounded, is not 0.3
+    assert same.scale == 0 and abs(same.offset) < 1e-3  # the targets of Platt are off by 1 / n
     fresh = outputs((5_000, 9_000), rng)
     assert abs(calibration_z(*map(found, fresh))) < 3.5
     assert abs(calibration_z(*map(Calibration(jnp.array(2.0), jnp.array(0.0)), fresh))) > 6
@@ -109,6 +111,10 @@ def test_ratios_refuse():
         relative_proposal(None)
     with pytest.raises(ValueError, match=r"^on_samples must have shape \(n,\), n >= 1, got \(3, 1\)$"):
         platt_calibration(jnp.ones(3), jnp.ones((3, 1)))
+    with pytest.raises(
+        ValueError, match="^on_data and on_samples must hold two values or more, got 3 and 1: one has no variance"
+    ):
+        calibration_z(jnp.ones(3), jnp.ones(1))
     with pytest.raises(ValueError, match="^on_data must be finite"):
         calibration_z(jnp.array([jnp.nan]), jnp.ones(3))
     with pytest.raises(ValueError, match=r"^percentile must be in \(0, 100\) or None, got 100.0$"):

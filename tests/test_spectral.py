@@ -102,13 +102,15 @@ def test_the_wrapper_is_a_module_whose_slope_is_bounded(key):
     assert module == nets.SpectralNorm(body, 0.9, num_iterations=50) and hash(module)
 
 
-def test_a_kernel_of_zeros_stays_and_has_a_gradient(key):
+def test_a_kernel_of_zeros_stays_has_a_gradient_and_can_grow(key):
     params = {"kernel": jnp.zeros((3, 2))}
     state = spectral_state(key, params)
     found, after = spectrally_normalized(params, state)
     assert (found["kernel"] == 0).all() and jnp.isfinite(after.tree["['kernel']"]).all()
     slope = jax.grad(lambda p: spectrally_normalized(p, state)[0]["kernel"].sum())(params)
     np.testing.assert_allclose(slope["kernel"], 1.0)
+    grown = spectrally_normalized({"kernel": jnp.array([[3.0, 0.0], [0.0, 1.0], [0.0, 0.0]])}, after, num_iterations=50)[0]
+    np.testing.assert_allclose(largest(grown["kernel"]), 1.0, rtol=1e-5)
 
 
 def test_it_stands_in_front_of_a_head_of_convolutions(key):

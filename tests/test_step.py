@@ -168,6 +168,13 @@ def test_a_python_number_is_a_parameter():
     np.testing.assert_allclose(result.params["w"], 10 * (1 - 0.98**7), rtol=1e-5)
 
 
+def test_a_state_can_be_donated():
+    """No array stands in it twice."""
+    step = gm.GradientStep(bowl, optax.sgd(0.25), ema_decay=0.5)
+    state, _ = jax.jit(step.__call__, donate_argnums=0)(step.init({"w": jnp.array(8.0)}, None, None), None, None)
+    assert state.params["w"] == state.ema["w"] == 9.0
+
+
 def test_lbfgs_solves_a_quadratic():
     def rosenbrock(params, key, batch):
         x, y = params["xy"]

@@ -1,6 +1,7 @@
 """Layers of units against sums, quadrature and autodiff."""
 
 import itertools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -67,11 +68,47 @@ def test_fitted_units_have_the_marginals_of_the_data(name):
         np.testing.assert_allclose(np.exp(params["log_scale"]), x.std(0), rtol=1e-4)
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_fitted_scales_are_those_of_the_data_in_any_unit(dtype, x64):
+    """Narrow beside its mean, wide, and two that never vary: s is a share of their value, or of 1."""
+    noise = np.random.default_rng(1).standard_normal((2_000, 4))
+    x = (np.array([1e3, 10.0, -1e4, 0.0]) + np.array([1e-2, 1e-3, 1e3, 1e-4]) * noise).astype(dtype)
+    x = np.concatenate([x, np.full((2_000, 1), -700.1), np.zeros((2_000, 1))], 1).astype(dtype)
+    params = GaussianUnits((6,), 1e-4).fitted(jnp.asarray(x))
+    exact = x.astype(np.float64)
+    wanted = np.concatenate([exact.std(0)[:4], [0.07001, 1e-4]])
+    np.testing.assert_allclose(np.exp(params["log_scale"]), wanted, rtol=0.01 if dtype == np.float32 else 1e-9)
+    rounding = 4 * np.finfo(dtype).eps * np.abs(exact).max(0)
+    assert (np.abs(params["bias"] - np.array([math.fsum(column) / 2_000 for column in exact.T])) <= rounding).all()
+
+
+def test_standard_parameters_are_those_of_standardised_events(x64):
+    layer, params, inputs = case("gaussian")
+    m, s = jnp.array([3.0, -700.0]), jnp.exp(params["log_scale"])
+    standard = layer.standard(params, m)
+    np.testing.assert_allclose((layer.mean(params, inputs) - m) / s, layer.mean(standard, inputs / s), rtol=1e-12)
+    back = layer.unstandard(standard, m)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-12), back, params)
+
+
+def test_a_scale_below_the_rounding_of_the_mean_is_raised_and_has_a_gradient():
+    layer, m = LAYERS["gaussian"], jnp.array([1e4, 0.0])
+
+    def log_scale(start):
+        return layer.unstandard({"bias": jnp.zeros(2), "log_scale": start}, m)["log_scale"]
+
+    low = log_scale(jnp.array([-30.0, -30.0]))
+    np.testing.assert_allclose(low, [np.log(4e4 * np.finfo(np.float32).eps), -30.0], rtol=1e-6)
+    np.testing.assert_array_equal(jax.grad(lambda a: log_scale(a).sum())(low), 1.0)
+
+
 def test_units_that_never_vary_stay_finite():
     zeros = jnp.zeros((10, 3), jnp.uint8)
     assert np.isfinite(BernoulliUnits((3,)).fitted(zeros)["bias"]).all()
     assert np.isfinite(SoftmaxUnits((3,), 4).fitted(zeros)["bias"]).all()
     assert np.isfinite(GaussianUnits((3,)).fitted(zeros.astype(jnp.float32))["log_scale"]).all()
+    grads = jax.grad(lambda x: GaussianUnits((3,)).fitted(x)["log_scale"].sum())(jnp.full((10, 3), 2.0))
+    np.testing.assert_allclose(grads.sum(0), 0.5)  # log of a share of the value
 
 
 @pytest.mark.parametrize(

@@ -48,7 +48,7 @@ def over_events(body: Callable | None = None, *, event: Callable[[Any], Event] =
         axes = x.shape[: x.ndim - rank]
         context = check_context(type(self).__name__, context, self.context_shape, batch=axes, any_batch=True)
         key = None if key is None else check_key(key)
-        return _call(_on_events, self, params, (body, self, rank, _one_device(x)), x, context, key)
+        return call_program(_on_events, self, params, (body, self, rank, _one_device(x)), x, context, key)
 
     return method
 
@@ -61,12 +61,13 @@ def over_draws(body: Callable) -> Callable:
     def method(self, params, key, shape=(), context=None):
         key, shape = check_key(key), check_sizes("shape", shape)
         context = check_context(type(self).__name__, context, self.context_shape, batch=None, any_batch=True)
-        return _call(_on_draws, self, params, (body, self, shape), key, context)
+        return call_program(_on_draws, self, params, (body, self, shape), key, context)
 
     return method
 
 
-def _call(program: Callable, self: "Distribution", params: Params, static: tuple, *arguments: Any) -> Any:
+def call_program(program: Callable, self: "Distribution", params: Params, static: Any, *arguments: Any) -> Any:
+    """program(static, params, *arguments); where it fails, ValueError that says how `params` differ from those of `init`."""
     check_params(self, params)
     try:
         return program(static, params, *arguments)
@@ -201,8 +202,7 @@ class Distribution(Description, abc.ABC):
     def sample(self, params: Params, key: Key, shape: int | Shape = (), context: ArrayLike | None = None) -> Array:
         """Independent draws, shape + the axes of the context + event_shape. Compiled.
 
-        Real draws that failed are NaN. Integers cannot be: FloatingPointError where some failed, unless traced, where
-        `sample_with_info` counts them.
+        Real draws that failed are NaN; of integers there is FloatingPointError, or, while traced, what `sample_with_info` counts.
         """
         if isinstance(self.event, Real):
             return self._sample(params, key, shape, context)

@@ -27,6 +27,8 @@ def spherical_interpolation(z_0: ArrayLike, z_1: ArrayLike, t: ArrayLike) -> Arr
     way along a sphere, it is the straight one.
     """
     z_0, z_1, t = _checked(z_0, z_1, t)
+    dtype = t.dtype  # half precision does not resolve the angle
+    z_0, z_1, t = (a.astype(jnp.promote_types(dtype, jnp.float32)) for a in (z_0, z_1, t))
     lengths = [jnp.sqrt(jnp.sum(z**2)) for z in (z_0, z_1)]
     a, b = (z / jnp.maximum(length, jnp.finfo(z.dtype).tiny) for z, length in zip((z_0, z_1), lengths, strict=True))
     # The angle by half its tangent has all its digits where the cosine has none.
@@ -36,7 +38,7 @@ def spherical_interpolation(z_0: ArrayLike, z_1: ArrayLike, t: ArrayLike) -> Arr
     sine = jnp.where(straight, 1.0, sine)
     share_0 = jnp.where(straight, 1 - t, jnp.sin((1 - t) * angle) / sine)
     share_1 = jnp.where(straight, t, jnp.sin(t * angle) / sine)
-    return share_0 * z_0[None] + share_1 * z_1[None]
+    return (share_0 * z_0[None] + share_1 * z_1[None]).astype(dtype)
 
 
 def _checked(z_0: ArrayLike, z_1: ArrayLike, t: ArrayLike) -> tuple[Array, Array, Array]:

@@ -8,6 +8,9 @@ units         x                  features      log_base             log_partitio
 Bernoulli     bits               x             b.x                  sum softplus(b + a)
 softmax       levels below K     one-hot       b.one-hot            sum logsumexp_k(b + a)
 Gaussian      real numbers       x / s^2       -|x - b|^2 / 2s^2    sum ((b + a)^2 - b^2) / 2s^2 + log s + log(2 pi) / 2
+
+`standard` parameters of Gaussian units are those of (x - m) / s: whatever the unit and the origin of the data, they are of the
+order of one. Discrete units have only one form.
 """
 
 import abc
@@ -69,6 +72,20 @@ class UnitLayer(Description, abc.ABC):
     @abc.abstractmethod
     def sample(self, params: Params, key: Key, inputs: Array) -> Array:
         """A draw of p(x | inputs)."""
+
+    # --- optional hooks of units that have a scale ------------------------------------------------------------------------------
+
+    def log_scale(self, params: Params) -> Array:
+        """log of the unit s in which each input is measured, (num_features,): features are in units of 1 / s."""
+        return jnp.zeros(self.num_features, params["bias"].dtype)
+
+    def standard(self, params: Params, mean: Array) -> Params:
+        """The parameters of the units less `mean`, (num_features,), in their own scale."""
+        return params
+
+    def unstandard(self, params: Params, mean: Array) -> Params:
+        """The inverse of `standard`."""
+        return params
 
 
 @dataclasses.dataclass(frozen=True)
@@ -150,10 +167,11 @@ class GaussianUnits(UnitLayer):
     """Real numbers with variances of their own, which are learned: x | a ~ N(b + a, s^2).
 
     Attributes:
-      shape: of an event. least_scale: the least s that `fitted` gives, an absolute value: scale data to about unit
-        variance, and drop constant columns, whose features x / s^2 would be huge.
+      shape: of an event. least_scale: the s that `fitted` gives a column that never varies, as a share of its absolute value, or
+        of 1 where it is zero.
 
-    Parameters {"bias": b (n,), "log_scale": log s (n,)}.
+    Parameters {"bias": b (n,), "log_scale": log s (n,)}. s is kept above the rounding of the mean: below it there is nothing
+    to learn, and a constant column would take it to zero.
     """
 
     shape: Shape
@@ -172,7 +190,11 @@ class GaussianUnits(UnitLayer):
 
     def fitted(self, x):
         rows = x.reshape(x.shape[0], -1)
-        return {"bias": rows.mean(0), "log_scale": jnp.log(jnp.maximum(rows.std(0), self.least_scale))}
+        mean, size = rows.mean(0), jnp.abs(rows[0])
+        constant = (rows == rows[:1]).all(0)
+        varies = jnp.sqrt(jnp.where(constant, 1.0, rows.var(0)))  # the root of zero has no gradient
+        spread = jnp.where(constant, self.least_scale * jnp.where(size > 0, size, 1.0), varies)
+        return {"bias": mean, "log_scale": jnp.maximum(jnp.log(spread), _least_log_scale(mean))}
 
     def features(self, params, x):
         return x.reshape(-1) * jnp.exp(-2 * params["log_scale"])
@@ -190,3 +212,21 @@ class GaussianUnits(UnitLayer):
     def sample(self, params, key, inputs):
         mean = self.mean(params, inputs)
         return mean + jnp.exp(params["log_scale"]).reshape(self.shape) * jax.random.normal(key, self.shape, mean.dtype)
+
+    def log_scale(self, params):
+        return params["log_scale"]
+
+    def standard(self, params, mean):
+        return params | {"bias": (params["bias"] - mean) * jnp.exp(-params["log_scale"])}
+
+    def unstandard(self, params, mean):
+        least = _least_log_scale(mean)
+        # At the bound the gradient is that of `log_scale`, which may rise again.
+        log_scale = jnp.where(params["log_scale"] < least, least, params["log_scale"])
+        return {"bias": mean + jnp.exp(log_scale) * params["bias"], "log_scale": log_scale}
+
+
+def _least_log_scale(mean: Array) -> Array:
+    """log s of a few times the rounding of the mean; of a mean of zero, where 1 / s^2 is still finite."""
+    limits = jnp.finfo(mean.dtype)
+    return jnp.log(jnp.maximum(4 * limits.eps * jnp.abs(mean), float(limits.tiny) ** 0.5))

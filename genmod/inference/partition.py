@@ -18,7 +18,7 @@ from jax.core import Tracer
 
 from genmod.core.batching import row_keys
 from genmod.core.checks import check, check_count
-from genmod.core.distribution import check_params
+from genmod.core.distribution import call_program
 from genmod.core.keys import check_key, stream
 from genmod.core.params import interpolated
 from genmod.core.types import Array, Key, Params
@@ -51,9 +51,10 @@ def normalizer_bracket(
 
     Raises TypeError or ValueError for what does not fit the model.
     """
-    data = _checked(model, params, data, num_chains=num_chains, num_levels=num_levels)
+    data = _checked(model, data, num_chains=num_chains, num_levels=num_levels)
     draws = None if draws is None else model.read(draws)[:2]
-    log_z, lower, upper, k_hats = _bracket(model, num_chains, num_levels, params, check_key(key), data, draws)
+    static = model, num_chains, num_levels
+    log_z, lower, upper, k_hats = call_program(_bracket, model, params, static, check_key(key), data, draws)
 
     def side(found: LogMean, k_hat: Array, sign: int, num: int) -> Evidence:
         extras = {"effective_size": found.effective_size} | ({"k_hat": k_hat} if num > 20 else {})
@@ -74,15 +75,15 @@ def annealed_log_prob(
 
     Raises as `normalizer_bracket`.
     """
-    data = _checked(model, params, data, num_chains=num_chains, num_levels=num_levels)
-    found = _of_rows(model, num_chains, num_levels, params, check_key(key), data, model.read(x)[:2])
+    data = _checked(model, data, num_chains=num_chains, num_levels=num_levels)
+    static = model, num_chains, num_levels
+    found = call_program(_of_rows, model, params, static, check_key(key), data, model.read(x)[:2])
     return Evidence(found.value, found.sem, -1, num_chains, {"effective_size": found.effective_size})
 
 
-def _checked(model: UnnormalizedModel, params: Params, data: Any, **counts: int) -> Any:
+def _checked(model: UnnormalizedModel, data: Any, **counts: int) -> Any:
     if not isinstance(model, UnnormalizedModel):
         raise TypeError(f"model must be an UnnormalizedModel such as a RestrictedBoltzmannMachine, got {model!r}")
-    check_params(model, params)
     check_count(**counts)
     x, context, _ = model.read(data)
     if not isinstance(x, Tracer):
@@ -90,8 +91,9 @@ def _checked(model: UnnormalizedModel, params: Params, data: Any, **counts: int)
     return x, context
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2))
-def _bracket(model, num_chains, num_levels, params, key, data, draws):
+@functools.partial(jax.jit, static_argnums=0)
+def _bracket(static, params, key, data, draws):
+    model, num_chains, num_levels = static
     base, log_z = model.independent(*data)
     begin = model.random_configurations(base, stream(key, "begin"), num_chains)
     forwards = _anneal(model, annealed_importance, num_levels, base, params, stream(key, "forwards"), begin)
@@ -105,8 +107,9 @@ def _bracket(model, num_chains, num_levels, params, key, data, draws):
     return log_z, log_mean(forwards), log_mean(backwards), k_hats
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2))
-def _of_rows(model, num_chains, num_levels, params, key, data, rows):
+@functools.partial(jax.jit, static_argnums=0)
+def _of_rows(static, params, key, data, rows):
+    model, num_chains, num_levels = static
     base, log_z = model.independent(*data)
 
     def one(row):

@@ -27,6 +27,7 @@ import jax.numpy as jnp
 from genmod.core.batching import row_keys, vmap_events
 from genmod.core.checks import check, check_function
 from genmod.core.description import Description
+from genmod.core.keys import check_key
 from genmod.core.statistics import mean_and_sem
 from genmod.core.types import Array, Context, Key
 
@@ -69,7 +70,8 @@ def critic_loss(
       key: of penalties that draw. penalties: functions of ONE pair of a datum and a sample.
       weight, sample_weight: of the rows of x and of samples, (n,); None: the same for all.
 
-    Raises ValueError for a critic whose output is no scalar, and for pairs that do not match.
+    Raises ValueError for a critic or a penalty whose output is no scalar, and for pairs that do not match; TypeError where a
+    penalty draws and there is no key.
     """
     on_data, on_samples = (_outputs(critic_fn, rows, context) for rows in (x, samples))
     total = mean_and_sem(loss.data_fn(on_data), weight)[0] + mean_and_sem(loss.samples_fn(on_samples), sample_weight)[0]
@@ -81,7 +83,10 @@ def critic_loss(
     def price(x, sample, context, key):
         keys = [None] * len(penalties) if key is None else jax.random.split(key, len(penalties))
         pairs = zip(penalties, keys, strict=True)
-        return sum(penalty(lambda x: critic_fn(x, context), own, x, sample) for penalty, own in pairs)  # type: ignore[arg-type]
+        prices = [penalty(lambda x: critic_fn(x, context), own, x, sample) for penalty, own in pairs]  # type: ignore[arg-type]
+        for i, own in enumerate(prices):
+            check(jnp.shape(own) == (), f"penalties[{i}] must return one number for ONE pair, got shape {jnp.shape(own)}")
+        return sum(prices)
 
     axes = (0, 0, None if context is None else 0, None if key is None else 0)
     penalty, _ = mean_and_sem(vmap_events(price, axes)(x, samples, context, row_keys(key, x.shape[0])), weight)
@@ -110,7 +115,7 @@ def gradient_penalty(
 ) -> Array:
     """coefficient (|grad D(y)| - target)^2 at ONE y, uniform between a datum and a sample (Gulrajani et al. 2017,
     arXiv:1704.00028, eq. 3). Of a linear critic w.x it is coefficient (|w| - target)^2."""
-    share = jax.random.uniform(key, dtype=x.dtype)
+    share = jax.random.uniform(check_key(key), dtype=x.dtype)
     square = _slope_square(critic_fn, x + share * (sample - x))
     # The norm has no derivative at 0, where a critic whose last layer is zero begins.
     norm = jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1.0)), 0.0)

@@ -20,6 +20,7 @@ import math
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from genmod import losses, nets
@@ -84,14 +85,14 @@ class GAN(GameModel):
         return Real(self.shape)
 
     def decode_one(self, params: Params, z: Array, context: Context = None) -> Array:
-        """G(z) of ONE latent, an array of event_shape."""
+        """G(z) of ONE latent, an array of event_shape, in at least float32."""
         x = nets.apply(self.generator, params["generator"]["network"], *present(real(z), context))
         num = math.prod(self.shape)
         check(x.size == num, f"the generator must give {num} numbers, those of an event {self.shape}, got {x.shape}")
-        return x.reshape(self.shape)
+        return x.reshape(self.shape).astype(jnp.promote_types(x.dtype, jnp.float32))
 
     def judge_one(self, params: Params, x: Array, context: Context = None) -> Array:
-        """D(x) of ONE event, a scalar."""
+        """D(x) of ONE event, a scalar, in at least float32."""
         return self._judge(self._critic_network(params), x, context)
 
     @over_events(event=lambda self: self.latent.event)
@@ -152,4 +153,5 @@ class GAN(GameModel):
         return nets.spectrally_normalized(own["network"], own["vectors"], bound=self.spectral_bound)[0]
 
     def _judge(self, network, x, context):
-        return as_number("the critic", nets.apply(self.critic, network, *present(x, context)))
+        output = as_number("the critic", nets.apply(self.critic, network, *present(x, context)))
+        return output.astype(jnp.promote_types(output.dtype, jnp.float32))

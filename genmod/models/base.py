@@ -154,7 +154,8 @@ def present(*inputs: Array | None) -> tuple[Array, ...]:
 def as_number(owner: str, output: Array) -> Array:
     """What a network gave for ONE event as a scalar. Raises ValueError, which names the network `owner`, for more numbers."""
     wanted = f"{owner} must give one number for ONE event"
-    check(output.size == 1, f"{wanted}, got {output.shape}; gm.nets.FlatNet(body, 1) does")
+    remedy = "gm.nets.FlatNet(body, 1) does, behind convolutions nn.Sequential((body, nn.Dense(1)))"
+    check(output.size == 1, f"{wanted}, got {output.shape}; {remedy}")
     return output.reshape(())
 
 
@@ -185,7 +186,10 @@ class GameModel(Model, abc.ABC):
         """(the scalar loss of ONE player, metrics by name), as `loss` has them; only `params[player]` moves to lower it."""
 
     def after_update(self, player: str, own: Params) -> Params:
-        """`own`, the params[player] after an update, with the state in it that no gradient moves; an optional hook."""
+        """`own`, the params[player] after an update, with the state in it that no gradient moves; an optional hook.
+
+        A `GameStep` calls it; a `GradientStep` of the `loss` does not.
+        """
         return own
 
     def loss(self, params, key, batch, *, step=None):

@@ -53,7 +53,8 @@ class EnergyModel(UnnormalizedModel):
         from independent normals with the means and variances of the data.
       context_shape: of p(x | context).
       kernel_fn: (log_prob_fn, step_size) -> a kernel, such as `samplers.mala`, which leaves p invariant, or `samplers.langevin`,
-        which does so for small steps only. The parameters do not depend on it: one may train with one and sample with another.
+        which does so for small steps only, and leaves the support of a base that has an end, where f = 0. The parameters do not
+        depend on it: one may train with one and sample with another.
       step_size: e of x + e score + sqrt(2 e) z, in units of the variances of the data.
       num_sweeps: steps of the chain whose end is a draw.
 

@@ -15,6 +15,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +23,7 @@ from jax.typing import ArrayLike
 
 from genmod.core.batching import broadcast_rows, unflatten, vmap_events
 from genmod.core.checks import check, check_count, check_parts
-from genmod.core.distribution import check_params, over_events
+from genmod.core.distribution import call_program, over_events
 from genmod.core.enumeration import check_num_states, nth_state, num_states
 from genmod.core.event import Levels
 from genmod.core.types import Array, Context, Key, Params
@@ -40,10 +41,11 @@ class RestrictedBoltzmannMachine(UnnormalizedModel):
     Attributes:
       visible: the layer of x, such as `BernoulliUnits((28, 28))`. hidden: that of h, such as `BernoulliUnits((500,))`.
       num_labels: how many values the label has, which is then the context; 0: there is none.
-      num_sweeps: of the chain whose end is a draw. start_scale: of the normal weights that `init` draws.
+      num_sweeps: of the chain whose end is a draw. start_scale: of the normal weights that `init` draws, of Gaussian x times s.
 
     Parameters: {"visible": of its layer, "hidden": of its layer, "weights": W (features of x and labels, features of h)}, and
-    "label": of its softmax unit. `init` gives x and label the marginals of the data.
+    "label": of its softmax unit. `init` gives x and label the marginals of the data. `training.ContrastiveStep` trains Gaussian x
+    in any unit and about any origin; for the default step of `fit` let each column have mean 0 and variance 1.
     """
 
     visible: UnitLayer
@@ -57,7 +59,7 @@ class RestrictedBoltzmannMachine(UnnormalizedModel):
         check_count(num_sweeps=self.num_sweeps)
         real = isinstance(self.visible, GaussianUnits) and isinstance(self.hidden, GaussianUnits)
         check(not real, "visible or hidden must be discrete: two Gaussian layers have no finite Z for all weights")
-        known = isinstance(self.num_labels, int) and (self.num_labels == 0 or self.num_labels >= 2)
+        known = isinstance(self.num_labels, int | jnp.integer) and (self.num_labels == 0 or self.num_labels >= 2)
         check(known, f"num_labels must be 0 or an integer >= 2, got {self.num_labels!r}")
         check(0 <= self.start_scale < math.inf, f"start_scale must be finite and >= 0, got {self.start_scale}")
         super().__post_init__()
@@ -83,14 +85,12 @@ class RestrictedBoltzmannMachine(UnnormalizedModel):
 
     def visible_mean(self, params: Params, h: ArrayLike) -> Array:
         """E[x | h] of hidden units h, any axes + event_shape; of levels the probability of each. Compiled."""
-        check_params(self, params)
-        return _means_of_visible(self, params, jnp.asarray(self.hidden.event.check("h", h)))
+        return call_program(_means_of_visible, self, params, self, jnp.asarray(self.hidden.event.check("h", h)))
 
     def label_log_prob(self, params: Params, x: ArrayLike) -> Array:
         """log p(label | x) of all labels, any axes + (num_labels,): exact, since Z cancels. Compiled."""
         check(self.num_labels, "this machine has no label; build it with num_labels=...")
-        check_params(self, params)
-        return _log_probs_of_labels(self, params, jnp.asarray(self.event.check("x", x)))
+        return call_program(_log_probs_of_labels, self, params, self, jnp.asarray(self.event.check("x", x)))
 
     def _features(self, params: Params, x: Array, context: Context) -> Array:
         features = self.visible.features(params["visible"], x)
@@ -107,8 +107,14 @@ class RestrictedBoltzmannMachine(UnnormalizedModel):
 
     def _init(self, key, x, context):
         params, _ = self.independent(x, context)
-        weights = params["weights"]
-        return params | {"weights": self.start_scale * jax.random.normal(key, weights.shape, weights.dtype)}
+        weights = self.start_scale * jax.random.normal(key, params["weights"].shape, params["weights"].dtype)
+        if not isinstance(self.visible, GaussianUnits):
+            return params | {"weights": weights}
+        # About the means, in units of s: else h sees means that are large beside s, and nothing of what varies.
+        of_label = [] if context is None else [jax.nn.softmax(params["label"]["bias"])]
+        of_hidden = self.hidden.mean(params["hidden"], jnp.zeros_like(params["hidden"]["bias"])).reshape(-1)
+        offsets = jnp.concatenate([params["visible"]["bias"], *of_label]), of_hidden
+        return self.uncentred(self.centred(params, offsets) | {"weights": weights}, offsets)
 
     def independent(self, x, context=None):
         layers = {"visible": self.visible.fitted(x), "hidden": self.hidden.neutral()}
@@ -159,8 +165,7 @@ class RestrictedBoltzmannMachine(UnnormalizedModel):
             h = self.hidden.sample(params["hidden"], keys[0], self._to_hidden(params, at.x, at.context))
             to_visible, to_label = self._to_visible(params, h)
             x = move_visible(keys[1], to_visible, at.x)
-            label = None if at.context is None else self._draw_label(params, keys[2], to_label)
-            new = Configuration(x, label)
+            new = Configuration(x, None if at.context is None else self._draw_label(params, keys[2], to_label))
             return new if held is None else jax.tree.map(jnp.where, held, at, new)
 
         return gibbs(sweep)
@@ -208,22 +213,45 @@ class RestrictedBoltzmannMachine(UnnormalizedModel):
     # --- centring (Melchior, Fischer & Wiskott 2016, arXiv:1311.1354) -----------------------------------------------------------
 
     def offsets_one(self, params, configuration):
-        """(features of x and label, E[features of h | x])."""
+        """(x and the label, E[h | x]), flat; of levels one-hot rows and probabilities."""
         features = self._features(params, configuration.x, configuration.context)
 
         def log_partition(inputs):
             return self.hidden.log_partition(params["hidden"], inputs)
 
-        return features, jax.grad(log_partition)(jnp.matmul(features, params["weights"], precision="highest"))
+        means = jax.grad(log_partition)(jnp.matmul(features, params["weights"], precision="highest"))
+        of_visible, of_hidden = self._log_scales(params)
+        return features * jnp.exp(2 * of_visible), means * jnp.exp(2 * of_hidden)
 
     def centred(self, params, offsets):
-        of_visible, of_hidden = offsets
-        to_hidden = jnp.matmul(of_visible, params["weights"], precision="highest")
-        to_visible = jnp.matmul(params["weights"], of_hidden, precision="highest")
-        moves = {"visible": to_visible[: self.visible.num_features], "hidden": to_hidden}
-        if self.num_labels:
-            moves["label"] = to_visible[self.visible.num_features :]
-        return params | {name: params[name] | {"bias": params[name]["bias"] + move} for name, move in moves.items()}
+        """The biases take in what the other layer adds on average; Gaussian units and their weights are in units of their s."""
+        params = self._moved(params, offsets, 1.0)
+        return self._in_units(params, offsets, -1.0, self.visible.standard, self.hidden.standard)
+
+    def uncentred(self, params, offsets):
+        params = self._in_units(params, offsets, 1.0, self.visible.unstandard, self.hidden.unstandard)
+        return self._moved(params, offsets, -1.0)
+
+    def _in_units(self, params: Params, offsets: Any, sign: float, visible: Callable, hidden: Callable) -> Params:
+        """The layers by these functions of theirs, and the weights times the units of both to the power of `sign`."""
+        of_visible = visible(params["visible"], offsets[0][: self.visible.num_features])
+        params = params | {"visible": of_visible, "hidden": hidden(params["hidden"], offsets[1])}
+        to_visible, to_hidden = self._log_scales(params)
+        return params | {"weights": params["weights"] * jnp.exp(sign * (to_visible[:, None] + to_hidden[None]))}
+
+    def _log_scales(self, params: Params) -> tuple[Array, Array]:
+        """log of the units of x and label, and of h."""
+        of_label = jnp.zeros(self.num_labels, params["weights"].dtype)
+        return jnp.concatenate([self.visible.log_scale(params["visible"]), of_label]), self.hidden.log_scale(params["hidden"])
+
+    def _moved(self, params: Params, offsets: Any, sign: float) -> Params:
+        """Biases with `sign` times what the other layer adds at its offsets."""
+        visible, hidden = (offset * jnp.exp(-2 * s) for offset, s in zip(offsets, self._log_scales(params), strict=True))
+        to_hidden = jnp.matmul(visible, params["weights"], precision="highest")
+        to_visible = jnp.matmul(params["weights"], hidden, precision="highest")
+        num = self.visible.num_features
+        moves = {"visible": to_visible[:num], "hidden": to_hidden} | ({"label": to_visible[num:]} if self.num_labels else {})
+        return params | {name: params[name] | {"bias": params[name]["bias"] + sign * move} for name, move in moves.items()}
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -256,8 +284,9 @@ def gibbs_langevin(
       kernel_fn: (log_prob_fn, step_size) -> the kernel of ONE unit: `samplers.mala` leaves p invariant; `samplers.langevin`, the
         paper's, raises the variance of x given h to s^2 / (1 - step_size / 2).
 
-    Raises TypeError for x that are not Gaussian.
+    Raises TypeError for x that are not Gaussian, ValueError for a step_size or num_steps that is not positive.
     """
+    check_count(num_steps=num_steps)
     if not isinstance(model.visible, GaussianUnits):
         raise TypeError(f"model must have GaussianUnits as its visible layer for Langevin steps, got {model.visible}")
     kernel = kernel_fn(lambda u: -0.5 * u**2, step_size)  # of a unit in its own standard deviations about its mean
@@ -265,8 +294,7 @@ def gibbs_langevin(
 
     def move(key, inputs, x):
         mean = model.visible.mean(params["visible"], inputs)
-        start = ((x - mean) / scale).reshape(-1)
-        ends, _ = moved(key, kernel, start, num_steps=num_steps)
+        ends, _ = moved(key, kernel, ((x - mean) / scale).reshape(-1), num_steps=num_steps)
         return mean + scale * ends.reshape(mean.shape)
 
     return model._alternating(params, None, move)

@@ -22,7 +22,7 @@ from jax.typing import ArrayLike
 from genmod import losses
 from genmod.core.batching import row_keys, vmap_events
 from genmod.core.checks import check_context, check_parts
-from genmod.core.distribution import Likelihood, check_params
+from genmod.core.distribution import Likelihood, call_program
 from genmod.core.enumeration import draw_index, log_sum
 from genmod.core.keys import check_key
 from genmod.core.types import Array, Context, Key, Params, Shape
@@ -99,15 +99,18 @@ class UnnormalizedModel(Model, abc.ABC):
         return None
 
     def centred(self, params: Params, offsets: Any) -> Params:
-        """The same law in parameters about these offsets; with their negatives, back again."""
+        """The same law in parameters about these offsets."""
         return params
+
+    def uncentred(self, params: Params, offsets: Any) -> Params:
+        """The inverse of `centred`; by default that at the negative offsets."""
+        return self.centred(params, jax.tree.map(jnp.negative, offsets))
 
     # --- what all have ----------------------------------------------------------------------------------------------------------
 
     def log_normalizer(self, params: Params, context: ArrayLike | None = None) -> Array:
         """log Z in nats, by `states`: of all pairs, or of all x with this ONE context. Compiled, and differentiable."""
-        check_params(self, params)
-        return _log_normalizer(self, params, self._given(context, ()))
+        return call_program(_log_normalizer, self, params, self, self._given(context, ()))
 
     def impute(self, params: Params, key: Key, x: ArrayLike, missing: ArrayLike, context: ArrayLike | None = None) -> Array:
         """x with draws of what is missing given all else: the ends of chains of `num_sweeps` steps. Compiled.
@@ -118,11 +121,10 @@ class UnnormalizedModel(Model, abc.ABC):
 
         Raises ValueError or TypeError for arrays that do not fit.
         """
-        check_params(self, params)
         x, missing = jnp.asarray(self.event.check("x", x, batched=True)), jnp.asarray(missing)
         if missing.dtype != bool or missing.shape != x.shape:
             raise ValueError(f"missing must be bools of shape {x.shape}, that of x, got {missing.dtype} of {missing.shape}")
-        return _impute(self, params, check_key(key), x, missing, self._given(context, x.shape[:1]))
+        return call_program(_impute, self, params, self, check_key(key), x, missing, self._given(context, x.shape[:1]))
 
     def configurations(self, params: Params, key: Key, x: Array, context: Context = None) -> Configuration:
         """Where chains begin at rows x, with a leading axis of rows."""

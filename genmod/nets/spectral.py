@@ -66,7 +66,8 @@ def spectrally_normalized(params: Params, state: Fixed, *, bound: float = 1.0, n
 def largest_singular_value(kernel: Array, u: Array, num_iterations: int) -> tuple[Array, Array]:
     """(an estimate from below of the largest singular value of a kernel, the vector of its outputs), by power iteration from u.
 
-    The gradient of the estimate in the kernel is the outer product of the vectors. It is 0 for a kernel of zeros.
+    The gradient of the estimate in the kernel is the outer product of the vectors. The estimate is 0 for a kernel of zeros, which
+    leaves u as it is: the iteration goes on when the kernel has grown.
     """
     matrix = kernel.reshape(-1, kernel.shape[-1])
     held = jax.lax.stop_gradient(matrix)
@@ -75,7 +76,8 @@ def largest_singular_value(kernel: Array, u: Array, num_iterations: int) -> tupl
         return _unit(jnp.matmul(held, u, precision="highest"))
 
     def iterate(_, u):
-        return _unit(jnp.matmul(inputs(u), held, precision="highest"))
+        outputs = jnp.matmul(inputs(u), held, precision="highest")
+        return jnp.where((outputs == 0).all(), u, _unit(outputs))
 
     u = jax.lax.fori_loop(0, num_iterations, iterate, jax.lax.stop_gradient(u))
     return jnp.dot(jnp.matmul(inputs(u), matrix, precision="highest"), u, precision="highest"), u

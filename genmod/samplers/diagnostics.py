@@ -15,7 +15,6 @@ Chains are arrays (M, N, ...), or pytrees of them, as `jax.vmap` of `run` leaves
 gives one number for each entry of a position, NaN where a draw is not finite, and where nothing ever moves.
 """
 
-import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -25,6 +24,7 @@ from scipy.special import ndtri
 from scipy.stats import rankdata
 
 from genmod.core.checks import check_positive
+from genmod.core.series import lagged_sums
 
 # What calls for longer chains (Vehtari et al. 2021, sec. 4).
 _R_HAT_LIMIT, _ESS_PER_CHAIN = 1.01, 100
@@ -201,10 +201,7 @@ def _over(x: np.ndarray, fn: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
 
 def _autocovariance(x: np.ndarray) -> np.ndarray:
     """Along the last axis, about the mean, divided by N at every lag."""
-    num = x.shape[-1]
-    size = 2 ** math.ceil(math.log2(2 * num))  # padded with zeros, so that it does not wrap around
-    spectrum = np.fft.rfft(x - x.mean(-1, keepdims=True), size)
-    return np.fft.irfft(np.abs(spectrum) ** 2, size)[..., :num] / num
+    return lagged_sums(x - x.mean(-1, keepdims=True)) / x.shape[-1]
 
 
 def _autocorrelation(x: np.ndarray) -> np.ndarray:

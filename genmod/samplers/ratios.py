@@ -89,8 +89,9 @@ class Calibration(NamedTuple):
 def platt_calibration(on_data: Array, on_samples: Array) -> Calibration:
     """The logistic regression of "data" against "sample" on the outputs of any critic, that of a hinge or a Wasserstein loss too.
 
-    By Newton's method, with the targets of Platt (1999), by which outputs that are separated have a finite scale. The logit of
-    the regression is log p/q plus log of the ratio of the numbers of rows, which is taken off.
+    By Newton's method, with the targets of Platt (1999), by which outputs that are separated have a finite scale; those that are
+    all the same, which tell nothing, have the scale 0. The logit of the regression is log p/q plus log of the ratio of the
+    numbers of rows, which is taken off.
 
     Args:
       on_data, on_samples: D at data and at samples that the critic was not trained on, (n,) and (m,).
@@ -105,8 +106,10 @@ def platt_calibration(on_data: Array, on_samples: Array) -> Calibration:
 def _platt(on_data: Array, on_samples: Array) -> Calibration:
     n, m = on_data.shape[0], on_samples.shape[0]
     outputs = jnp.concatenate([on_data, on_samples])
-    mean, spread = outputs.mean(), jnp.maximum(outputs.std(), jnp.finfo(outputs.dtype).tiny)
-    unit = (outputs - mean) / spread
+    # By their range: the mean of equal numbers is rounded, and then they have a standard deviation.
+    differ = outputs.max() - outputs.min() > 4 * jnp.finfo(outputs.dtype).eps * jnp.abs(outputs).max()
+    mean, spread = outputs.mean(), jnp.where(differ, outputs.std(), 1.0)
+    unit = jnp.where(differ, (outputs - mean) / spread, 0.0)
     targets = jnp.concatenate([jnp.full(n, (n + 1) / (n + 2)), jnp.full(m, 1 / (m + 2))]).astype(outputs.dtype)
 
     def loss(w):
@@ -135,10 +138,11 @@ def calibration_z(on_data: Array, on_samples: Array) -> Array:
     Args:
       on_data, on_samples: log p/q at data and at samples of which neither critic nor calibration knows, (n,) and (m,), n, m > 1.
 
-    Raises ValueError for values of another shape or not finite.
+    Raises ValueError for values of another shape, not finite, or one alone.
     """
     on_data, on_samples = _finite("on_data", on_data), _finite("on_samples", on_samples)
     n, m = on_data.shape[0], on_samples.shape[0]
+    check(min(n, m) > 1, f"on_data and on_samples must hold two values or more, got {n} and {m}: one has no variance")
     shares = [jax.nn.sigmoid(values + jnp.log(n / m)) for values in (on_data, on_samples)]
     variance = sum((share.shape[0] * share.var(ddof=1) for share in shares), jnp.zeros(()))
     return (n - shares[0].sum() - shares[1].sum()) / jnp.sqrt(jnp.maximum(variance, jnp.finfo(variance.dtype).tiny))

@@ -11,7 +11,8 @@ Where the chains begin is what tells the algorithms apart:
     ReplayChains      where some of many were, others at random (Du & Mordatch 2019, arXiv:1903.08689; `training.replay`)
 
 The parameters are trained about the means of the units (Melchior, Fischer & Wiskott 2016, arXiv:1311.1354): the gradient is then
-the same for a bit and its complement. They are stored as the model has them.
+the same for a bit and its complement. Those of Gaussian units are trained in units of their scales, too: then a step is the same
+for data in any unit and about any origin. They are stored as the model has them.
 """
 
 import abc
@@ -43,14 +44,14 @@ class Chains(Description, abc.ABC):
         super().__post_init__()
 
     @abc.abstractmethod
-    def init(self, model: UnnormalizedModel, params: Params, key: Key, data: Configuration) -> Any:
-        """The state before the first step, a pytree; `data`: the configurations of a batch."""
+    def init(self, model: UnnormalizedModel, params: Params, key: Key, data: Configuration, weight: Array | None = None) -> Any:
+        """The state before the first step, a pytree; `data`: the configurations of a batch, `weight`: of its rows."""
 
     @abc.abstractmethod
     def draw(
-        self, model: UnnormalizedModel, params: Params, key: Key, state: Any, data: Configuration
+        self, model: UnnormalizedModel, params: Params, key: Key, state: Any, data: Configuration, weight: Array | None = None
     ) -> tuple[Any, Configuration, dict[str, Array]]:
-        """(the next state, samples, metrics)."""
+        """(the next state, samples, metrics); `weight`: of the rows of data, None where all count alike."""
 
     def sample_weight(self, weight: Array | None) -> Array | None:
         """The weights of the samples, where the rows of the batch have these; an optional hook. None: all count alike."""
@@ -69,10 +70,10 @@ class DataChains(Chains):
     num_steps: int = 1
     kernel_fn: KernelOf | None = None
 
-    def init(self, model, params, key, data):
+    def init(self, model, params, key, data, weight=None):
         return ()
 
-    def draw(self, model, params, key, state, data):
+    def draw(self, model, params, key, state, data, weight=None):
         return (), chain_ends(self, model, params, key, data), {}
 
     def sample_weight(self, weight):
@@ -91,10 +92,10 @@ class FreshChains(Chains):
     num_steps: int = 100
     kernel_fn: KernelOf | None = None
 
-    def init(self, model, params, key, data):
+    def init(self, model, params, key, data, weight=None):
         return ()
 
-    def draw(self, model, params, key, state, data):
+    def draw(self, model, params, key, state, data, weight=None):
         keys = jax.random.split(key)
         return (), chain_ends(self, model, params, keys[1], model.random_configurations(params, keys[0], self.num_chains)), {}
 
@@ -111,10 +112,10 @@ class PersistentChains(Chains):
     num_steps: int = 1
     kernel_fn: KernelOf | None = None
 
-    def init(self, model, params, key, data):
+    def init(self, model, params, key, data, weight=None):
         return model.random_configurations(params, key, self.num_chains)
 
-    def draw(self, model, params, key, state, data):
+    def draw(self, model, params, key, state, data, weight=None):
         state = chain_ends(self, model, params, key, state)
         return state, state, {}
 
@@ -145,13 +146,13 @@ class TemperedChains(Chains):
         super().__post_init__()
         check(self.num_levels > 1, f"num_levels must be at least 2, got {self.num_levels}")
 
-    def init(self, model, params, key, data):
+    def init(self, model, params, key, data, weight=None):
         base, _ = model.independent(data.x, data.context)
         flat = model.random_configurations(base, key, self.num_chains * self.num_levels)
         shape = (self.num_chains, self.num_levels)
         return TemperedState(jax.tree.map(lambda a: a.reshape(*shape, *a.shape[1:]), flat), base)
 
-    def draw(self, model, params, key, state, data):
+    def draw(self, model, params, key, state, data, weight=None):
         def at(level):
             return interpolated(state.base, params, level)
 
@@ -188,7 +189,7 @@ class ContrastiveStep(Step):
     Attributes:
       model: an `UnnormalizedModel`. optimizer: any of Optax; it sees centred parameters.
       chains: where samples come from.
-      centring: decay of the moving average of the units about whose means the parameters are centred; None: they are not.
+      centring: decay of the moving average of the units about whose means parameters are centred; None: trained as stored.
       ema_decay: as in `GradientStep`.
 
     The "loss" is the contrast, which is no measure of the fit; "energy_nats" is the mean energy of the data.
@@ -210,12 +211,12 @@ class ContrastiveStep(Step):
 
     def init(self, params, key, batch):
         check_trainable(params)
-        x, context, _ = self.model.read(batch)
+        x, context, weight = self.model.read(batch)
         keys = jax.random.split(key)
         data = self.model.configurations(params, keys[0], x, context)
-        chains = self.chains.init(self.model, params, keys[1], data)
+        chains = self.chains.init(self.model, params, keys[1], data, weight)
         offsets = None if self.centring is None else self._units(params, data, None)
-        average = None if self.ema_decay is None else params
+        average = None if self.ema_decay is None else jax.tree.map(jnp.copy, params)
         opt_state = self.optimizer.init(trainable(params))
         return ContrastiveState(params, opt_state, chains, offsets, average, jnp.zeros((), jnp.int32))
 
@@ -224,7 +225,7 @@ class ContrastiveStep(Step):
         x, context, weight = model.read(batch)
         keys = jax.random.split(key)
         data = model.configurations(state.params, keys[0], x, context)
-        chains, samples, metrics = self.chains.draw(model, state.params, keys[1], state.chains, data)
+        chains, samples, metrics = self.chains.draw(model, state.params, keys[1], state.chains, data, weight)
         offsets = None
         if self.centring is not None:
             offsets = ema(state.offsets, self._units(state.params, data, weight), self.centring, state.count)
@@ -254,7 +255,7 @@ class ContrastiveStep(Step):
         return jax.tree.map(lambda a: a.mean(0) if share is None else jnp.tensordot(share.astype(a.dtype), a, 1), units)
 
     def _uncentred(self, params: Params, offsets: Any) -> Params:
-        return params if offsets is None else self.model.centred(params, jax.tree.map(jnp.negative, offsets))
+        return params if offsets is None else self.model.uncentred(params, offsets)
 
 
 def chain_ends(chains: Any, model: UnnormalizedModel, params: Params, key: Key, at: Configuration) -> Configuration:

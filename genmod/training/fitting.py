@@ -173,7 +173,7 @@ def _check_measured(model: Model, loss_fn: LossFn | None) -> None:
     if loss_fn is not None or not isinstance(model, UnnormalizedModel | GameModel):
         return
     one = "gm.training.Whole(fn) of a metric of its samples is one"
-    if isinstance(model, UnnormalizedModel):
+    if isinstance(model, UnnormalizedModel) and type(model).states is not UnnormalizedModel.states:
         one = "where the states of one side are few, gm.training.FinalLoss(gm.models.Normalized(model)) is one"
     raise ValueError(f"validation of a {type(model).__name__} wants validate=...: its loss is no measure of the fit; {one}")
 

@@ -42,7 +42,8 @@ class Player(Description):
     Attributes:
       name: its parameters are params[name].
       optimizer: any of Optax, or `gm.call(optax.adam, 1e-3)`. Different rates of the players make two time scales (Heusel et al.
-        2017, arXiv:1706.08500).
+        2017, arXiv:1706.08500). Those that search along a line (L-BFGS) do so from the point of the gradient, which in the
+        `extragradient` order is not where the player stands.
       num_updates: in its turn, each on a minibatch of its own; above 1 in the `alternating` order alone.
       clip_norm, ema_decay: of its gradient and its parameters, as in `GradientStep`; the average takes one value at each step.
     """
@@ -67,6 +68,14 @@ class GameState(NamedTuple):
     opt_states: dict[str, Any]
     averages: dict[str, Params]
     count: Array  # type: ignore[assignment]
+
+
+class _Found(NamedTuple):
+    """Of a player's loss: its gradient, clipped, its value, and the loss as a function of its `trainable` parameters."""
+
+    grads: Params
+    value: Array
+    value_fn: Callable[[Params], Array]
 
 
 Moved = tuple[GameState, dict[str, Array]]
@@ -107,7 +116,7 @@ class GameStep(Step):
 
     Parameters are a dict with an entry for each player; what belongs to nobody stays. Those to evaluate are the averages of the
     players that have one, and the last of the others. Metrics are means over a player's updates: its "NAME_loss" and
-    "NAME_grad_norm", and what its loss reports.
+    "NAME_grad_norm", and what its loss reports. Of a name that several report the last in their order stands.
 
     Raises ValueError for players who are not those of the game, or two of one name, and for several updates in an order that has
     no turns; TypeError for another kind of game, player or order.
@@ -148,7 +157,10 @@ class GameStep(Step):
 
     @functools.cached_property
     def _takes_step(self) -> bool:
-        return takes_step(functools.partial(self.player_loss, self.players[0].name))
+        try:
+            return takes_step(functools.partial(self.player_loss, self.players[0].name))
+        except TypeError as error:
+            raise TypeError(f"game must take the name of a player, and then what a loss takes: {error}") from None
 
     def init(self, params, key, batch):
         for player in self.players:
@@ -156,7 +168,8 @@ class GameStep(Step):
                 raise ValueError(f"params must be a dict with an entry {player.name!r}, that of the player")
             check_trainable(params[player.name])
         opt_states = {player.name: player.optimizer.init(trainable(params[player.name])) for player in self.players}
-        averages = {player.name: params[player.name] for player in self.players if player.ema_decay is not None}
+        averaged = {player.name: params[player.name] for player in self.players if player.ema_decay is not None}
+        averages = jax.tree.map(jnp.copy, averaged)  # no array twice: a state may be donated
         return GameState(params, opt_states, averages, jnp.zeros((), jnp.int32))
 
     def __call__(self, state, key, batch):
@@ -176,8 +189,8 @@ def _together(step: GameStep, state: GameState, at: dict[str, Params], key: Key,
     """All players move from where they are by their gradients at other parameters, `at`."""
     after, metrics = state, {}
     for i, player in enumerate(step.players):
-        grads, more = _gradient(step, player, at, jax.random.fold_in(key, i), batch, state.count)
-        after, metrics = _moved(step, player, after, grads), metrics | more
+        found, more = _gradient(step, player, at, jax.random.fold_in(key, i), batch, state.count)
+        after, metrics = _moved(step, player, after, found), metrics | more
     return after, metrics
 
 
@@ -185,8 +198,8 @@ def _turn(step: GameStep, player: Player, state: GameState, key: Key, batches: A
     """The updates of one player."""
 
     def update(state, drawn):
-        grads, metrics = _gradient(step, player, state.params, drawn[0], drawn[1], state.count)
-        return _moved(step, player, state, grads), metrics
+        found, metrics = _gradient(step, player, state.params, drawn[0], drawn[1], state.count)
+        return _moved(step, player, state, found), metrics
 
     if step.num_batches == 1:
         return update(state, (key, batches))
@@ -198,8 +211,8 @@ def _turn(step: GameStep, player: Player, state: GameState, key: Key, batches: A
 
 def _gradient(
     step: GameStep, player: Player, params: dict[str, Params], key: Key, batch: Any, count: Array
-) -> tuple[Params, dict[str, Array]]:
-    """(the gradient of a player's loss in its own parameters, clipped, and metrics)."""
+) -> tuple[_Found, dict[str, Array]]:
+    """(what an optimizer is told of a player's loss in its own parameters, metrics)."""
     own = params[player.name]
     options = {"step": count} if step._takes_step else {}
 
@@ -209,14 +222,17 @@ def _gradient(
 
     (loss, metrics), grads = jax.value_and_grad(objective, has_aux=True)(trainable(own))
     grads, norm = clip(grads, player.clip_norm)
+    reserved = [(f"{other.name}_loss", f"{other.name}_grad_norm") for other in step.players]
+    check_names(f"the loss of {player.name!r}", metrics, sum(reserved, ()))
     given = {f"{player.name}_loss": loss, f"{player.name}_grad_norm": norm}
-    check_names(f"the loss of {player.name!r}", metrics, tuple(given))
-    return grads, metrics | given
+    return _Found(grads, loss, lambda trained: objective(trained)[0]), metrics | given
 
 
-def _moved(step: GameStep, player: Player, state: GameState, grads: Params) -> GameState:
-    name = player.name
-    own, opt_state = apply_gradients(player.optimizer, grads, state.opt_states[name], state.params[name])
+def _moved(step: GameStep, player: Player, state: GameState, found: _Found) -> GameState:
+    name, (grads, value, value_fn) = player.name, found
+    own, opt_state = apply_gradients(
+        player.optimizer, grads, state.opt_states[name], state.params[name], value=value, value_fn=value_fn
+    )
     if isinstance(step.game, GameModel):
         own = step.game.after_update(name, own)
     return state._replace(params=state.params | {name: own}, opt_states=state.opt_states | {name: opt_state})

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from genmod.core.checks import check
-from genmod.core.types import Key, Params
+from genmod.core.types import Array, Key, Params
 from genmod.models.unnormalized import Configuration, UnnormalizedModel
 from genmod.training.contrastive import Chains, KernelOf, chain_ends
 
@@ -18,7 +18,7 @@ class ReplayChains(Chains):
     A chain lives for about num_steps / restart_rate kernel steps. Where in so many it seldom crosses between modes, their
     weights come out wrong: the model makes up for those of the starts. A lower restart_rate or more steps help.
 
-    With a context a new chain has that of a random row of the batch.
+    With a context a new chain has that of a random row of the batch, in proportion to its weight.
 
     Attributes:
       num_chains: the size of the buffer. num_draws: how many of it move in one step, and are its samples.
@@ -40,14 +40,14 @@ class ReplayChains(Chains):
         check(large, f"num_chains, the size of the buffer, must be at least num_draws={self.num_draws}, got {self.num_chains}")
         check(0 <= self.restart_rate <= 1, f"restart_rate must be in [0, 1], got {self.restart_rate}")
 
-    def init(self, model, params, key, data):
-        return _starts(self.num_chains, model, params, key, data)
+    def init(self, model, params, key, data, weight=None):
+        return _starts(self.num_chains, model, params, key, data, weight)
 
-    def draw(self, model, params, key, state, data):
+    def draw(self, model, params, key, state, data, weight=None):
         keys = jax.random.split(key, 4)
         rows = jax.random.choice(keys[0], self.num_chains, (self.num_draws,), replace=False)
         anew = jax.random.bernoulli(keys[1], self.restart_rate, (self.num_draws,))
-        new = _starts(self.num_draws, model, params, keys[2], data)
+        new = _starts(self.num_draws, model, params, keys[2], data, weight)
 
         def begin(old, new):
             return jnp.where(anew.reshape(-1, *[1] * (new.ndim - 1)), new, old[rows])
@@ -56,8 +56,11 @@ class ReplayChains(Chains):
         return jax.tree.map(lambda old, end: old.at[rows].set(end), state, samples), samples, {}
 
 
-def _starts(num: int, model: UnnormalizedModel, params: Params, key: Key, data: Configuration) -> Configuration:
+def _starts(
+    num: int, model: UnnormalizedModel, params: Params, key: Key, data: Configuration, weight: Array | None
+) -> Configuration:
     keys, context = jax.random.split(key), data.context
     if context is not None:
-        context = context[jax.random.randint(keys[0], (num,), 0, context.shape[0])]
+        share = None if weight is None else weight / weight.sum()
+        context = context[jax.random.choice(keys[0], context.shape[0], (num,), p=share)]
     return model.random_configurations(params, keys[1], num, context)

@@ -123,7 +123,7 @@ class GradientStep(Step):
 
     def init(self, params: Params, key: Key, batch: Any) -> GradientState:
         check_trainable(params)
-        average = None if self.ema_decay is None else params
+        average = None if self.ema_decay is None else jax.tree.map(jnp.copy, params)  # a state may be donated
         state = GradientState(params, self.optimizer.init(trainable(params)), average, jnp.zeros((), jnp.int32))
         if not self.max_skips:
             return state
