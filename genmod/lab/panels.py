@@ -98,3 +98,37 @@ def log_log(path: Path, panels: dict[str, list[Curve]], *, ylabel: str, title: s
     axes[0][0].set_ylabel(ylabel)
     figure.suptitle(title, fontsize=10)
     _save(figure, path)
+
+
+def densities(path: Path, columns: dict[str, tuple[Any, Any]], low: Any, high: Any, *, title: str = "") -> None:
+    """Densities in the plane side by side: above them the energy surfaces, -log p, below them points; one scale for each row.
+
+    Args:
+      path: of the PNG.
+      columns: name -> (log p at the midpoints of num x num cells, the first axis that of x_1; points, (n, 2)). The first is the
+        reference: its greatest density is where both scales end.
+      low, high: the corners of the box, (2,) each.
+      title: of the figure.
+    """
+    plt = _pyplot()
+    aspect = float((high[1] - low[1]) / (high[0] - low[0]))
+    size = (1.7 * len(columns) + 1.2, 3 * 1.7 * aspect + 1.3)
+    figure, axes = plt.subplots(3, len(columns), figsize=size, squeeze=False, sharex=True, sharey=True, constrained_layout=True)
+    figure.get_layout_engine().set(h_pad=0.06)
+    peak = float(np.max(next(iter(columns.values()))[0]))
+    options = {"origin": "lower", "extent": (low[0], high[0], low[1], high[1])}
+    surface = density = None
+    for above, middle, below, (name, (log_p, points)) in zip(*axes, columns.items(), strict=True):
+        surface = above.imshow(-np.asarray(log_p).T, cmap="viridis_r", vmin=-peak, vmax=-peak + 15, **options)
+        density = middle.imshow(np.exp(np.asarray(log_p).T), cmap="magma", vmin=0, vmax=np.exp(peak), **options)
+        below.scatter(*np.asarray(points).T, s=1, alpha=0.4, linewidths=0)
+        below.set(aspect="equal", xlim=(low[0], high[0]), ylim=(low[1], high[1]))
+        above.set_title(name, fontsize=9)
+        for axis in (above, middle, below):
+            axis.tick_params(labelsize=7)
+    for row, shown, label, extend in ((axes[0], surface, "-log p (nats)", "both"), (axes[1], density, "p", "max")):
+        figure.colorbar(shown, ax=row.tolist(), extend=extend, pad=0.01, aspect=12).ax.tick_params(labelsize=7)
+        row[0].set_ylabel(label, fontsize=9)
+    axes[2][0].set_ylabel("draws", fontsize=9)
+    figure.suptitle(title, fontsize=10)
+    _save(figure, path)
