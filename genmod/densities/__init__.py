@@ -33,6 +33,7 @@ from genmod.densities.interpolation import (
     linear_interpolation as linear_interpolation,
     spherical_interpolation as spherical_interpolation,
 )
+from genmod.densities.lattice import FreeField as FreeField, LatticeField as LatticeField, PhiFour as PhiFour
 from genmod.densities.learned import FullNormal as FullNormal, GaussianMixture as GaussianMixture
 from genmod.densities.mixture_heads import (
     DiscretizedLogisticHead as DiscretizedLogisticHead,
@@ -52,6 +53,13 @@ from genmod.densities.relaxed import (
     StraightThrough as StraightThrough,
 )
 from genmod.densities.relaxed_counts import RelaxedPoisson as RelaxedPoisson
+from genmod.densities.simulators import (
+    ExactPosterior as ExactPosterior,
+    LinearGaussianSimulator as LinearGaussianSimulator,
+    QueueSimulator as QueueSimulator,
+    Simulator as Simulator,
+    TwoMoonsSimulator as TwoMoonsSimulator,
+)
 from genmod.densities.standard import Laplace as Laplace, Normal as Normal, StudentT as StudentT, Uniform as Uniform
 from genmod.densities.stepwise import Stepwise as Stepwise
 from genmod.densities.student import LearnedStudentT as LearnedStudentT

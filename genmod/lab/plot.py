@@ -204,9 +204,19 @@ def trajectories(path: Path, paths: dict[str, Any], *, title: str = "") -> None:
 
 
 def scatter(
-    path: Path, panels: dict[str, tuple[Any, Any]], *, xlabel: str, ylabel: str, title: str = "", columns: int = 4
+    path: Path,
+    panels: dict[str, tuple[Any, Any]],
+    *,
+    xlabel: str,
+    ylabel: str,
+    title: str = "",
+    columns: int = 4,
+    like: str | None = None,
 ) -> None:
-    """Points (x, y) of two samples (n,), a panel for each name, so many in a row; every axis has its own range."""
+    """Points (x, y) of two samples (n,), a panel for each name, so many in a row.
+
+    `like` names the panel whose range all have, a fifth wider; None: every axis has its own.
+    """
     rows = -(-len(panels) // columns)
     figure, axes = _pyplot().subplots(
         rows, columns, figsize=(3.2 * columns, 3 * rows + 0.4), squeeze=False, constrained_layout=True
@@ -217,6 +227,10 @@ def scatter(
         axis.scatter(np.asarray(x), np.asarray(y), s=2, alpha=0.4, linewidths=0)
         axis.set_title(name, fontsize=9)
         axis.set(xlabel=xlabel, ylabel=ylabel)
+        if like is not None:
+            ends = [(np.min(values), np.max(values)) for values in panels[like]]
+            wider = [(low - 0.1 * (high - low), high + 0.1 * (high - low)) for low, high in ends]
+            axis.set(xlim=wider[0], ylim=wider[1])
     figure.suptitle(title)
     _save(figure, path)
 

@@ -17,7 +17,11 @@ from genmod.losses.adversarial import (
     gradient_penalty as gradient_penalty,
     r1_penalty as r1_penalty,
 )
-from genmod.losses.contrastive import contrast as contrast, noise_contrastive as noise_contrastive
+from genmod.losses.contrastive import (
+    contrast as contrast,
+    contrastive_ratio as contrastive_ratio,
+    noise_contrastive as noise_contrastive,
+)
 from genmod.losses.diffusion import BoundParts as BoundParts, denoising as denoising, variational_bound as variational_bound
 from genmod.losses.gradient_estimators import (
     GradientStatistics as GradientStatistics,

@@ -15,6 +15,11 @@ Noise-contrastive estimation, the loss of a classifier of data and noise q, nu d
 log p = log f - log Z with log Z a parameter like any other (Gutmann & Hyvarinen 2012, JMLR 13:307-361, sec. 2). Over all
 functions log p the minimum is the log-density of the data, where q > 0 wherever there are data. At p = q the loss is
 log(1 + nu) + nu log(1 + 1 / nu), of nu = 1 that is 2 log 2.
+
+Contrastive ratio estimation, of h(x, c) = log p(x, c) / (p(x) p(c)) by pairs that belong together and pairs that do not, which
+asks which of K candidates x_1 .. x_K belongs to c, or whether none does, at odds gamma : 1 that one does:
+
+    q(k | x, c) = gamma exp h_k / (K + gamma sum_i exp h_i),    q(none | x, c) = K / (K + gamma sum_i exp h_i)
 """
 
 from collections.abc import Callable
@@ -24,8 +29,9 @@ import jax
 import jax.numpy as jnp
 
 from genmod.core.batching import vmap_events
+from genmod.core.checks import check, check_positive
 from genmod.core.statistics import mean_and_sem
-from genmod.core.types import Array
+from genmod.core.types import Array, Key
 
 
 def contrast(
@@ -75,3 +81,66 @@ def noise_contrastive(
     of_noise, _ = mean_and_sem(jax.nn.softplus(on_noise - jnp.log(nu)), noise_weight)
     metrics = {"on_data": mean_and_sem(on_data, weight)[0], "on_noise": mean_and_sem(on_noise, noise_weight)[0]}
     return of_data + nu * of_noise, metrics
+
+
+def contrastive_ratio(
+    log_ratio_fn: Callable[[Any, Any], Array],
+    x: Any,
+    context: Any,
+    key: Key,
+    *,
+    num_contrastive: int = 4,
+    odds: float = 1.0,
+    weight: Array | None = None,
+) -> tuple[Array, dict[str, Array]]:
+    """Contrastive ratio estimation (Miller et al. 2022, arXiv:2210.06170, NRE-C), and the mean of h over pairs that belong
+    together.
+
+    Args:
+      log_ratio_fn: h of ONE x and ONE context. x, context: rows that belong together, pytrees with a leading axis of n.
+      key: of the rows of x that each context is set against. num_contrastive: how many of these, all different, K < n.
+      odds: gamma. weight: of the rows: one of weight w counts, and is set against others, as w equal rows; None: all 1.
+
+    Over all functions h the minimum, in expectation over batches of any n > K, is log p(x, context) / (p(x) p(context)), with no
+    free function of the context. K = 1 and odds 1 is the classifier of Hermans et al. 2020 (arXiv:1903.04057); large odds
+    approach that of Durkan et al. 2020 (arXiv:2002.03712), whose h is free up to a function of the context. The mean of h over
+    pairs tends to their mutual information in nats. Raises ValueError for K of n rows or more, and for odds that are not
+    positive.
+    """
+    n = jax.tree.leaves(x)[0].shape[0]
+    check_positive(odds=odds)
+    check(
+        1 <= num_contrastive < n, f"num_contrastive must be in 1..{n - 1}, below the {n} rows of the batch, got {num_contrastive}"
+    )
+    index = jnp.arange(n)[:, None]
+    others = _others(key, n, num_contrastive, weight)
+    rows = jax.tree.map(lambda leaf: leaf[jnp.concatenate([index, others], 1)], x)
+    h = vmap_events(lambda candidates, context: jax.vmap(lambda x: log_ratio_fn(x, context))(candidates))(rows, context)
+    log_odds, log_k = jnp.log(odds), jnp.log(num_contrastive)
+
+    def with_none(h):
+        """log of K + gamma sum of exp h: the total mass of 'none belongs' and of each that may."""
+        return jnp.logaddexp(log_k, log_odds + jax.nn.logsumexp(h, 1))
+
+    belongs = log_odds + h[:, 0] - with_none(h[:, :-1])
+    none = log_k - with_none(h[:, 1:])
+    loss, _ = mean_and_sem(-(odds * belongs + none) / (1 + odds), weight)
+    return loss, {"information_nats": mean_and_sem(h[:, 0], weight)[0]}
+
+
+def _others(key: Key, n: int, num: int, weight: Array | None) -> Array:
+    """For each of n rows the indices of `num` others, all different: a row of weight w is one of w equal rows, (n, num)."""
+    # Rows that came twice would tell pairs that do not belong together, and move the minimum by the order of 1/n.
+    if weight is None:
+        shifts = 1 + jax.random.permutation(key, n - 1)[:num]
+        return (jnp.arange(n)[:, None] + shifts[None]) % n
+
+    weight = jnp.asarray(weight, jnp.result_type(float))
+    besides = jnp.maximum(weight[None] - jnp.eye(n), 0)
+
+    def draw(left, key):
+        known = jnp.where(left.any(1, keepdims=True), left, weight[None])  # where no row is left, any again
+        chosen = jax.random.categorical(key, jnp.log(known))
+        return jnp.maximum(left - jax.nn.one_hot(chosen, n, dtype=left.dtype), 0), chosen
+
+    return jax.lax.scan(draw, besides, jax.random.split(key, num))[1].T

@@ -10,6 +10,20 @@ from genmod.metrics.bits import (
     nats_per_token as nats_per_token,
     perplexity as perplexity,
 )
+from genmod.metrics.calibration import (
+    Uniformity as Uniformity,
+    calibration_ranks as calibration_ranks,
+    credible_coverage as credible_coverage,
+    rank_uniformity as rank_uniformity,
+)
+from genmod.metrics.correlated import (
+    BinningErrors as BinningErrors,
+    GammaEstimate as GammaEstimate,
+    JackknifeEstimate as JackknifeEstimate,
+    binning_errors as binning_errors,
+    gamma_method as gamma_method,
+    jackknife as jackknife,
+)
 from genmod.metrics.criteria import aic as aic, bic as bic
 from genmod.metrics.discrepancies import (
     cmmd as cmmd,
@@ -43,6 +57,17 @@ from genmod.metrics.kernels import (
     RadialPairKernel as RadialPairKernel,
     SmoothPairKernel as SmoothPairKernel,
     SumKernel as SumKernel,
+)
+from genmod.metrics.lattice import (
+    binder_cumulant as binder_cumulant,
+    effective_mass as effective_mass,
+    field_moment as field_moment,
+    ising_energy as ising_energy,
+    lattice_observables as lattice_observables,
+    magnetization as magnetization,
+    pole_mass as pole_mass,
+    susceptibility as susceptibility,
+    zero_momentum_correlator as zero_momentum_correlator,
 )
 from genmod.metrics.modes import mode_coverage as mode_coverage
 from genmod.metrics.neighbors import (

@@ -39,6 +39,11 @@ from genmod.models.ngram import (
 )
 from genmod.models.penalized import FunctionKL as FunctionKL, Penalized as Penalized
 from genmod.models.pixel_cnn import PixelCNN as PixelCNN
+from genmod.models.posterior import (
+    BayesPosterior as BayesPosterior,
+    LikelihoodPosterior as LikelihoodPosterior,
+    RatioEstimator as RatioEstimator,
+)
 from genmod.models.restricted_boltzmann import (
     RestrictedBoltzmannMachine as RestrictedBoltzmannMachine,
     gibbs_langevin as gibbs_langevin,

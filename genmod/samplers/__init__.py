@@ -54,6 +54,12 @@ from genmod.samplers.diffusions import (
     score_langevin as score_langevin,
 )
 from genmod.samplers.driver import Trace as Trace, moved as moved, run as run
+from genmod.samplers.ensemble import (
+    EnsembleInfo as EnsembleInfo,
+    EnsembleState as EnsembleState,
+    differential_evolution as differential_evolution,
+    ensemble_tempered as ensemble_tempered,
+)
 from genmod.samplers.hamiltonian import HMCInfo as HMCInfo, HMCState as HMCState, hmc as hmc, leapfrog as leapfrog
 from genmod.samplers.importance import (
     Expectation as Expectation,
