@@ -33,6 +33,8 @@ from genmod.bijectors import (
     Exp,
     Householder,
     Invert,
+    LatticeCoupling,
+    LatticeODE,
     Logit,
     LowRankAffine,
     LULinear,
@@ -111,6 +113,8 @@ from genmod.nets import (
     GatedAttentionNet,
     GatedPixelCNN,
     GlowNet,
+    LatticeVelocity,
+    PeriodicNet,
     Pointwise,
     Recurrent,
     ResNet,
@@ -257,6 +261,12 @@ BIJECTORS: dict[str, Case] = {
         (2,),
         slow=True,
     ),
+    # Fields on lattices.
+    "lattice_coupling": Case(LatticeCoupling(Affine(), PeriodicNet(2, (3,), activation=jnp.tanh)), (2, 4)),
+    "lattice_coupling_odd_spline": Case(
+        LatticeCoupling(SPLINE, PeriodicNet(SPLINE.num_params, (3,), activation=jnp.tanh), True), (4,), slow=True
+    ),
+    "lattice_ode": Case(LatticeODE(LatticeVelocity(1, 3), FixedSteps(2_000, RK4())), (2, 2), slow=True),
     "angle": Case(Angle(0.0, 24.0), (2, 3), in_circle, identity=False, far=None),
     "columns": Case(Columns((ScalarAffine(), Exp(), ScalarAffine(), Sigmoid())), identity=False, far=None),
     "coupling_per_coordinate": Case(
@@ -320,6 +330,13 @@ IMAGE_FLOWS: dict[str, Callable[..., Pushforward]] = {
         flows.glow, num_layers=1, num_scales=2, transformer=SPLINE, conditioner=GatedAttentionNet(4, num_heads=2)
     ),
     "real_nvp_image": functools.partial(flows.real_nvp_image, num_layers=2, num_scales=2, conditioner=ResNet(8, 1, jnp.tanh)),
+}
+
+# name -> builder of flows of fields on periodic lattices (event_shape, **options), small. They take no context, and the first
+# wants an even number of sites.
+LATTICE_FLOWS: dict[str, Callable[..., Pushforward]] = {
+    "lattice_coupling_flow": functools.partial(flows.lattice_coupling_flow, num_layers=2, hidden_channels=(4,)),
+    "lattice_ode": functools.partial(flows.lattice_ode, num_frequencies=2, num_times=3),
 }
 
 # The flows of noise given integers, for gm.models.Dequantized.

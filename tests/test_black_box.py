@@ -47,7 +47,7 @@ def test_report_and_gradient_of_the_exact_posterior(key, x64):
     params = exact()
     report = posterior_report(TARGET, FULL, params, key, 500)
     np.testing.assert_allclose([report.elbo, report.log_evidence], TARGET.log_normalizer, rtol=1e-12)
-    np.testing.assert_allclose([report.elbo_sem, report.ess_fraction - 1], 0, atol=1e-12)
+    np.testing.assert_allclose([report.elbo_sem, report.ess_fraction - 1, report.acceptance_rate - 1], 0, atol=1e-12)
     loss = ReverseKL(TARGET, FULL, 500)
     (value, metrics), gradient = jax.value_and_grad(loss, has_aux=True)(params, key, None)
     np.testing.assert_allclose(value, -TARGET.log_normalizer, rtol=1e-12)
@@ -55,6 +55,21 @@ def test_report_and_gradient_of_the_exact_posterior(key, x64):
     jax.tree.map(lambda g: np.testing.assert_allclose(g, 0, atol=1e-11), gradient)
     plain = jax.grad(ReverseKL(TARGET, FULL, 500, stick_the_landing=False), has_aux=True)(params, key, None)[0]
     assert 1e-3 < np.abs(plain["mean"]).max() < 4.5 * np.sqrt(np.diagonal(TARGET.precision).max() / 500)
+
+
+def test_report_and_loss_measure_the_same_weights(key, x64):
+    """The acceptance rate is that of its definition, pair by pair, at the draws of the report; the loss has the same."""
+    params = FULL.init(key, np.ones((1, 3)))
+    report = posterior_report(TARGET, FULL, params, key, 60)
+    x, log_q = FULL.sample_and_log_prob(params, key, 60)
+    log_weights = np.asarray(TARGET.log_prob({}, x)) - log_q
+    w = np.exp(log_weights - log_weights.max())
+    pairs = np.minimum(w[:, None], w)
+    wanted = (pairs.sum() - np.trace(pairs)) / (60 * 59) / w.mean()
+    assert 0.0 < wanted < 0.9
+    np.testing.assert_allclose(report.acceptance_rate, wanted, rtol=1e-8)
+    metrics = ReverseKL(TARGET, FULL, 60)(params, key, None)[1]
+    np.testing.assert_allclose([metrics["acceptance_rate"], metrics["ess_fraction"]], [wanted, report.ess_fraction], rtol=1e-8)
 
 
 def test_tempered_loss(key, x64):

@@ -270,7 +270,7 @@ def test_wrong_numbers_are_refused(key):
         "fit, validation": lambda held_out: gm.fit(model, x, validation=held_out, key=key, num_steps=1, progress=False),
     }
     for call in calls.values():
-        with pytest.raises(TypeError, match=r"must be integers in 0\.\.1, got float32; the model dequantises them itself"):
+        with pytest.raises(TypeError, match=r"must be integers in 0\.\.1, got float32; pass them as they are"):
             call(real)
         negative = x.astype(np.int8) - 1
         for wrong, seen in ((x + 2, "from 2 to 2"), (negative.astype(np.int32), "from -1 to -1"), (negative, "from -1 to -1")):

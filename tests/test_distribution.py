@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.stats
-from registry import AUTOENCODERS, DEQUANTIZERS, DIFFUSIONS, FLOWS, IMAGE_FLOWS, LAWS
+from registry import AUTOENCODERS, DEQUANTIZERS, DIFFUSIONS, FLOWS, IMAGE_FLOWS, LATTICE_FLOWS, LAWS
 
 import genmod as gm
 from genmod import flows
@@ -37,6 +37,7 @@ SIGMOID = gm.models.Flow(
 MODELS: dict[str, Distribution] = {
     **{name: make((3,)) for name, make in {**FLOWS, **DIFFUSIONS, **AUTOENCODERS}.items()},
     **{name: make(IMAGE) for name, make in IMAGE_FLOWS.items()},
+    **{name: make((2, 4)) for name, make in LATTICE_FLOWS.items()},
     **LAWS,
     "conditional": FLOWS["real_nvp"]((3,), context_shape=(3,)),
     "conditional_ffjord": FLOWS["ffjord"]((3,), context_shape=(2, 2)),

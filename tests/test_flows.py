@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from registry import AUTOENCODERS, DEQUANTIZERS, DIFFUSIONS, FLOWS, IMAGE_FLOWS
+from registry import AUTOENCODERS, DEQUANTIZERS, DIFFUSIONS, FLOWS, IMAGE_FLOWS, LATTICE_FLOWS
 
 import genmod as gm
 from genmod import bijectors as bj, flows
@@ -70,7 +70,7 @@ def mass(log_prob, cell):
 
 
 def test_every_builder_is_in_the_registry():
-    builders = FLOWS | IMAGE_FLOWS | DEQUANTIZERS | DIFFUSIONS | AUTOENCODERS
+    builders = FLOWS | IMAGE_FLOWS | LATTICE_FLOWS | DEQUANTIZERS | DIFFUSIONS | AUTOENCODERS
     built_here = {getattr(make, "func", make) for make in builders.values()}
     public = {
         f

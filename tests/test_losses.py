@@ -9,7 +9,7 @@ import pytest
 
 import genmod as gm
 from genmod import losses
-from genmod.core.statistics import mean_and_sem
+from genmod.core.statistics import independence_acceptance, mean_and_sem
 
 PARAMS = {"mean": jnp.array(0.7), "log_sd": jnp.array(0.4)}
 
@@ -183,6 +183,57 @@ def test_effective_sample_fraction(key):
     np.testing.assert_allclose(metrics["ess_fraction"], np.sqrt(7) / 4, rtol=0.02)
     same = reverse_kl({"mean": jnp.array(0.0), "log_sd": jnp.array(0.0)}, key, 50)[1]["ess_fraction"]
     np.testing.assert_allclose(same, 1.0, rtol=1e-5)
+
+
+def naive_acceptance(log_weights):
+    """Pair by pair, as it is defined."""
+    w = np.exp(np.asarray(log_weights, np.float64))
+    n = len(w)
+    return sum(min(w[i], w[j]) for i in range(n) for j in range(n) if i != j) / (n * (n - 1)) / w.mean()
+
+
+def test_acceptance_by_a_double_loop(key):
+    log_weights = 1.5 * jax.random.normal(key, (40,)) - 0.3
+    assert 0.2 < naive_acceptance(log_weights) < 0.8
+    for offset in (0.0, 3e3, -3e3):  # exp overflows, and underflows
+        given = log_weights + offset
+        wanted = naive_acceptance(np.asarray(given, np.float64) - offset)
+        np.testing.assert_allclose(independence_acceptance(given), wanted, rtol=1e-5)
+    np.testing.assert_allclose(independence_acceptance(jnp.full(7, 5e4)), 1.0, rtol=1e-6)
+    for few in (jnp.array([0.0, -1.0]), jnp.array([2.0, -jnp.inf, 1.0])):
+        np.testing.assert_allclose(independence_acceptance(few), naive_acceptance(few), rtol=1e-6)
+    assert independence_acceptance(jnp.array([0.0, -1e5])) == 0.0
+    assert jnp.isnan(independence_acceptance(jnp.zeros(1))) and jnp.isnan(independence_acceptance(jnp.full(3, -jnp.inf)))
+
+
+def test_acceptance_rate_is_that_of_a_long_chain(key):
+    """And of quadrature: E min(w, w') = int int q q' min(w, w') for q = N(0.7, e^0.4), p = N(0, 1), Z = 3."""
+    line = np.linspace(-8.0, 10.0, 1_501)
+    log_q = np.asarray(log_prob(PARAMS, jnp.asarray(line, jnp.float32)), np.float64)
+    q, w = np.exp(log_q), 3.0 * np.exp(-0.5 * line**2 - log_q) / np.sqrt(2 * np.pi)
+    step = line[1] - line[0]
+    wanted = q @ np.minimum(w[:, None], w) @ q * step**2 / (q @ w * step)
+
+    def target(x):
+        return log_normal(x) + jnp.log(3.0)
+
+    _, metrics = reverse_kl(PARAMS, key, 20_000, target)
+    # Its error, of a ratio of a U-statistic and a mean: from 50 batches of 400.
+    several = jax.vmap(lambda k: reverse_kl(PARAMS, k, 400, target)[1]["acceptance_rate"])(jax.random.split(key, 50))
+    assert abs(metrics["acceptance_rate"] - wanted) < 4.5 * several.std() / np.sqrt(50) < 0.02
+
+    def proposal(key):
+        x, log_q = sample_and_log_prob(PARAMS, key, 1)
+        return x[0], log_q[0]
+
+    kernel = gm.samplers.independence(target, proposal, functools.partial(log_prob, PARAMS))
+    walk = jax.vmap(lambda k: gm.samplers.run(k, kernel, kernel.init(jnp.zeros(())), num_steps=1_000, burn_in=50))
+    rates = walk(jax.random.split(key, 40)).infos.acceptance_rate.mean(1)
+    assert abs(rates.mean() - wanted) < 4.5 * rates.std() / np.sqrt(40) < 0.02
+
+
+def test_one_draw_has_no_acceptance_rate(key):
+    assert jnp.isnan(reverse_kl(PARAMS, key, 1)[1]["acceptance_rate"])
 
 
 def test_stick_the_landing_wants_a_log_prob(key):

@@ -21,6 +21,7 @@ from genmod.bijectors.elementwise import (
     Tanh as Tanh,
 )
 from genmod.bijectors.image import Conv1x1 as Conv1x1, MultiScale as MultiScale, Split as Split, Squeeze as Squeeze
+from genmod.bijectors.lattice import LatticeCoupling as LatticeCoupling, LatticeODE as LatticeODE
 from genmod.bijectors.linear import (
     DiagonalAffine as DiagonalAffine,
     Householder as Householder,

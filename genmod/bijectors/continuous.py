@@ -25,7 +25,7 @@ from genmod.core.numerics import same_precision
 from genmod.core.types import Array, Context, Params, Shape
 from genmod.denoising.predictors import Predictor
 from genmod.dynamics import Adaptive, Integrator
-from genmod.dynamics.divergence import DivergenceEstimator, Exact
+from genmod.dynamics.divergence import Divergence, DivergenceEstimator, Exact
 
 KINETIC_ENERGY = "kinetic_energy"
 JACOBIAN_NORM = "jacobian_norm"
@@ -71,6 +71,14 @@ class ContinuousFlow(InfoBijector, abc.ABC):
           x: one event on the way. t: one time in [0, 1]. context: of the event.
         """
 
+    def divergence_one(self, params: Params, x: Array, t: Array, context: Context, probes: Any) -> Divergence:
+        """v and its divergence at one event, by `divergence`; an optional hook, for fields that know their own.
+
+        Args:
+          params, x, t, context: as in `velocity`. probes: of the divergence; None where it is exact.
+        """
+        return self.divergence(lambda x: self.velocity(params, x, t, context), x, probes)
+
     def trajectory(self, params: Params, z: Array, context: Context = None, *, num_times: int = 20) -> Array:
         """The path of one latent event to the data, (num_times,) + event shape.
 
@@ -102,7 +110,7 @@ class ContinuousFlow(InfoBijector, abc.ABC):
             if not log_det:
                 value = self.velocity(params, x, t, context)
                 return value, (), self._tracked(value, None)
-            value, estimates, squared_norm = divergence(lambda x: self.velocity(params, x, t, context), x, probes)
+            value, estimates, squared_norm = self.divergence_one(params, x, t, context, probes)
             return value, estimates, self._tracked(value, squared_norm)
 
         start = (

@@ -112,7 +112,7 @@ class Levels(Event):
 
     def _check_values(self, name, x):
         if x.dtype != bool or self.num_levels != 2:
-            _check_integers(name, x, self.num_levels, "the model dequantises them itself")
+            _check_integers(name, x, self.num_levels, "pass them as they are, neither scaled nor dequantised")
 
 
 @dataclasses.dataclass(frozen=True)

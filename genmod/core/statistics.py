@@ -1,9 +1,12 @@
-"""Means and ratios of sums, with their standard errors."""
+"""Means and ratios of sums, with their standard errors; the acceptance rate that importance weights imply."""
 
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
+
+from genmod.core.types import Array
 
 
 def mean_and_sem(values: Any, weight: Any = None) -> tuple[Any, Any]:
@@ -47,3 +50,22 @@ def ratio_and_sem(values: Any, units: Any, weight: Any = None) -> tuple[Any, Any
     mean_units, _ = mean_and_sem(units, weight)
     ratio = mean / mean_units
     return ratio, mean_and_sem(values - ratio * units, weight)[1] / mean_units
+
+
+def independence_acceptance(log_weights: Array) -> Array:
+    """The share of proposals that independence Metropolis-Hastings accepts in the long run, by weights w = p / q of draws of q.
+
+        E_{x ~ p, x' ~ q} min(1, w(x') / w(x)) = E_{x, x' ~ q} min(w(x), w(x')) / E_q w
+
+    The mean of the smaller one is over all pairs of different draws. Of the sorted weights w_1 <= ... <= w_n the i-th is the
+    smaller one in n - i pairs, so that the estimate is 2 sum_i w_i (n - i) / ((n - 1) sum_i w_i), which lies in [0, 1]. NaN for
+    one draw, and where all weights are zero.
+
+    Args:
+      log_weights: (n,), up to a constant.
+    """
+    num = log_weights.shape[0]
+    if num < 2:
+        return jnp.full((), jnp.nan, log_weights.dtype)
+    share = jnp.sort(jax.nn.softmax(log_weights))
+    return 2.0 * jnp.vdot(share, jnp.arange(num - 1, -1, -1, dtype=share.dtype) / (num - 1), precision=jax.lax.Precision.HIGHEST)

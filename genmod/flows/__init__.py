@@ -8,6 +8,7 @@ from genmod.flows.autoencoder import (
 from genmod.flows.continuous import diffusion as diffusion, ffjord as ffjord, flow_matching as flow_matching
 from genmod.flows.image import dequantizer as dequantizer, glow as glow, real_nvp_image as real_nvp_image
 from genmod.flows.latents import interpolate as interpolate, multi_scale as multi_scale, resample as resample
+from genmod.flows.lattice import lattice_coupling_flow as lattice_coupling_flow, lattice_ode as lattice_ode
 from genmod.flows.posteriors import (
     amortized_posterior as amortized_posterior,
     coupling_layer as coupling_layer,

@@ -30,7 +30,7 @@ from genmod.core.description import Call, Description, call, made
 from genmod.core.distribution import Distribution, check_params
 from genmod.core.keys import check_key, stream
 from genmod.core.programs import program_of
-from genmod.core.statistics import mean_and_sem
+from genmod.core.statistics import independence_acceptance, mean_and_sem
 from genmod.core.types import Array, Key, Params
 from genmod.losses import reverse_kl
 from genmod.samplers.weights import log_mean, pareto_k_hat
@@ -105,7 +105,9 @@ class PosteriorReport(NamedTuple):
       log_evidence, log_evidence_sem: log Z by importance sampling, a lower bound in expectation, which converges; its excess over
         the ELBO estimates KL(q || f / Z).
       ess_fraction: effective share of the weights f / q, which cannot see mass that q never visits.
-      k_hat: shape of their tail; above 0.7 importance sampling cannot be trusted.
+      acceptance_rate: of independence Metropolis-Hastings with draws of q as proposals, E[min(w, w')] / E[w] for the weights w of
+        two draws.
+      k_hat: shape of the tail of the weights; above 0.7 importance sampling cannot be trusted.
     """
 
     elbo: Array
@@ -113,6 +115,7 @@ class PosteriorReport(NamedTuple):
     log_evidence: Array
     log_evidence_sem: Array
     ess_fraction: Array
+    acceptance_rate: Array
     k_hat: Array
     num_samples: int
 
@@ -204,6 +207,7 @@ def _report(log_prob_fn: LogProb, distribution: Distribution, num_samples: int, 
         "log_evidence": evidence.value,
         "log_evidence_sem": evidence.sem,
         "ess_fraction": evidence.effective_size / num_samples,
+        "acceptance_rate": independence_acceptance(log_weights),
         "k_hat": pareto_k_hat(log_weights),
     }
 

@@ -213,10 +213,7 @@ def scatter(
     columns: int = 4,
     like: str | None = None,
 ) -> None:
-    """Points (x, y) of two samples (n,), a panel for each name, so many in a row.
-
-    `like` names the panel whose range all have, a fifth wider; None: every axis has its own.
-    """
+    """Points (x, y) of two samples (n,), a panel for each name, so many in a row; all in the range of the panel `like`."""
     rows = -(-len(panels) // columns)
     figure, axes = _pyplot().subplots(
         rows, columns, figsize=(3.2 * columns, 3 * rows + 0.4), squeeze=False, constrained_layout=True
@@ -227,10 +224,9 @@ def scatter(
         axis.scatter(np.asarray(x), np.asarray(y), s=2, alpha=0.4, linewidths=0)
         axis.set_title(name, fontsize=9)
         axis.set(xlabel=xlabel, ylabel=ylabel)
-        if like is not None:
-            ends = [(np.min(values), np.max(values)) for values in panels[like]]
-            wider = [(low - 0.1 * (high - low), high + 0.1 * (high - low)) for low, high in ends]
-            axis.set(xlim=wider[0], ylim=wider[1])
+    if like is not None:
+        shown = axes.flat[list(panels).index(like)]
+        _pyplot().setp(list(axes.flat[: len(panels)]), xlim=shown.get_xlim(), ylim=shown.get_ylim())
     figure.suptitle(title)
     _save(figure, path)
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from genmod.core.statistics import mean_and_sem
+from genmod.core.statistics import independence_acceptance, mean_and_sem
 from genmod.core.types import Array, Key, Params
 
 
@@ -34,8 +34,9 @@ def reverse_kl(
         sample where q = p (Roeder et al. 2017, arXiv:1703.09194, eq. 5). Needs log_prob_fn.
       log_prob_fn: (params, x) -> log q(x) (n,).
 
-    Returns the loss and metrics: `reverse_kl_nats`, its `_sem`, and `ess_fraction`, the effective share of importance
-    weights p / q among the samples, which cannot see mass that q never visits.
+    Returns the loss and metrics: `reverse_kl_nats` and its `_sem`; of the importance weights w = p / q, which cannot see mass
+    that q never visits, `ess_fraction`, their effective share, and `acceptance_rate`, that of independence Metropolis-Hastings
+    with draws of q as proposals, E[min(w, w')] / E[w] over all pairs of different draws (NaN for one draw).
     Raises ValueError for stick_the_landing without log_prob_fn.
     """
     if stick_the_landing and log_prob_fn is None:
@@ -45,6 +46,12 @@ def reverse_kl(
         log_q = log_prob_fn(jax.lax.stop_gradient(params), x)
     log_ratio = log_q - target_log_prob_fn(x)
     mean, sem = mean_and_sem(log_ratio)
-    weights = jax.nn.softmax(jax.lax.stop_gradient(-log_ratio))
-    ess_fraction = 1.0 / (num_samples * jnp.sum(weights**2))
-    return mean, {"reverse_kl_nats": mean, "reverse_kl_nats_sem": sem, "ess_fraction": ess_fraction}
+    log_weights = jax.lax.stop_gradient(-log_ratio)
+    weights = jax.nn.softmax(log_weights)
+    metrics = {
+        "reverse_kl_nats": mean,
+        "reverse_kl_nats_sem": sem,
+        "ess_fraction": 1.0 / (num_samples * jnp.sum(weights**2)),
+        "acceptance_rate": independence_acceptance(log_weights),
+    }
+    return mean, metrics

@@ -4,6 +4,12 @@ from genmod.nets.causal import CausalConv as CausalConv, CausalTransformer as Ca
 from genmod.nets.circle import OnCircle as OnCircle
 from genmod.nets.conv import GatedAttentionNet as GatedAttentionNet, GlowNet as GlowNet, ResNet as ResNet
 from genmod.nets.functional import apply as apply, init as init
+from genmod.nets.lattice import (
+    LatticeVelocity as LatticeVelocity,
+    PeriodicConv as PeriodicConv,
+    PeriodicNet as PeriodicNet,
+    SignSymmetric as SignSymmetric,
+)
 from genmod.nets.made import MADE as MADE
 from genmod.nets.mlp import MLP as MLP, FlatNet as FlatNet, ZeroHead as ZeroHead
 from genmod.nets.nnx_module import NNXModule as NNXModule

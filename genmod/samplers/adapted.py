@@ -25,7 +25,7 @@ from genmod.samplers.resampling import systematic_resampling
 
 
 class TemperedPopulation(NamedTuple):
-    """The end of `adaptive_tempered_smc`.
+    """The end of `adaptive_tempered_smc` or `ensemble_tempered`.
 
     Attributes:
       positions: with a leading axis of N. log_weights: of the particles, (N,), normalised.
