@@ -81,6 +81,23 @@ def test_a_tiny_transformer(tmp_path):
     assert all(abs(float(found[op, "standard deviations"])) < 4.5 for op in ("cached", "uncached"))
 
 
+@pytest.mark.slow
+def test_a_tiny_lattice(tmp_path):
+    """Both libraries evaluate the same loss of the same fields at equal weights, and learn; nothing is said of their times."""
+    runner.main(
+        ["lattice", "--cells", "tiny", "--rounds", "1", "--libraries", "genmod", "plainjax", "--out", str(tmp_path / "run")]
+    )
+    text = (tmp_path / "run/report.md").read_text()
+    header, *lines = rows(text, "CPU milliseconds")
+    assert header == ["cell", "op", "genmod", "plainjax"] and [line[1] for line in lines] == ["train", "sample"]
+    found = {(op, what): values for _, op, what, *values in rows(text, "What the results")[1:]}
+    assert found["", "parameters"] == ["172", "172"]
+    assert all(float(error) < 1e-5 for error in found["given", "largest relative error"])
+    assert all(abs(float(value)) < 4.5 for value in found["sample", "standard deviations from float64"])
+    for loss, start in zip(found["train", "loss"], found["sample", "nats"], strict=True):
+        assert float(loss) < 0.5 * float(start)
+
+
 @pytest.mark.parametrize(
     ("wrong", "named"),
     [(("--cells", "nonesuch"), "cnf-exact"), (("--libraries", "nonesuch"), "plainjax"), (("--family", "x"), "flows")],
