@@ -8,11 +8,12 @@ Observables by four ways, each with errors by the Gamma method: draws of the flo
 exp(-S) / q; independence Metropolis-Hastings chains with the flow as the proposal; HMC chains (BlackJAX). And log Z by the
 weights, the effective sample size (ESS), the acceptance rate, KL(q || p) = log Z + E_q[log q + S], integrated autocorrelation
 times of chi2 and the cost of an independent sample. With $GENMOD_DATA the reference of the ensemble stands beside, where there is
-one.
+one. Metrics that are not numbers are left out: the error of a chain that never moves, the mass of a correlator lost in noise.
 """
 
 import dataclasses
 import json
+import math
 import os
 import time
 from pathlib import Path
@@ -25,9 +26,11 @@ import optax
 
 import genmod as gm
 from genmod import samplers
+from genmod.core.checks import check
 from genmod.core.keys import stream
 from genmod.densities import PhiFour
 from genmod.dynamics import RK4, Adaptive, FixedSteps
+from genmod.lab.panels import Curve
 
 OBSERVABLES = {  # ours: that of the reference file
     "susceptibility": "chi2",
@@ -44,7 +47,7 @@ OBSERVABLES = {  # ours: that of the reference file
 @dataclasses.dataclass(frozen=True)
 class Config:
     length: int = 8
-    """Of a square lattice in two dimensions."""
+    """Of a square lattice in two dimensions; at least 3, and even for couplings."""
     mass_squared: float = -4.0
     coupling: float = 8.0
     flow: Literal["ode", "coupling", "odd_coupling", "spline_coupling"] = "ode"
@@ -82,6 +85,7 @@ class Chain(NamedTuple):
 
 
 def experiment(config: Config, run: gm.lab.Run) -> dict[str, Any]:
+    check_config(config)
     key = jax.random.key(config.seed)
     law = PhiFour((config.length, config.length), config.mass_squared, config.coupling)
     trained, measured = flows(config)
@@ -113,8 +117,24 @@ def experiment(config: Config, run: gm.lab.Run) -> dict[str, Any]:
     found |= {name: observables(law, chain.fields, num_chains=config.num_chains) for name, chain in chains.items()}
     reference = reference_of(config)
     print_tables(config, fit, report, found, chains, reference, drawing)
-    figures(config, run, fit, x, chains, found)
+    figures(config, run, fit, x, chains)
+    draw_correlator(run.figure("correlator"), config, found, reference)
     return metrics_of(fit, report, found, chains, reference)
+
+
+def check_config(config: Config) -> None:
+    """Raises ValueError, before anything is trained, for what would end the run only after that."""
+    check(config.length >= 3, f"--length must be at least 3, so that there is a mass, got {config.length}")
+    even = config.length % 2 == 0 or config.flow == "ode"
+    check(even, f"--length must be even for --flow {config.flow}, got {config.length}; --flow ode takes any")
+    check(config.num_times >= 2, f"--num-times must be at least 2, got {config.num_times}")
+    check(config.num_chains >= 1, f"--num-chains must be at least 1, got {config.num_chains}")
+    least = max(config.num_chains, 25)  # where HMC begins; the tail of the weights
+    check(config.num_draws >= least, f"--num-draws must be at least 25 and --num-chains, here {least}, got {config.num_draws}")
+    steps = config.num_chain_steps
+    check(steps >= 8, f"--num-chain-steps must be at least 8, so that there are errors, got {steps}")
+    leaps = config.num_integration_steps
+    check(leaps >= 1, f"--num-integration-steps must be at least 1, got {leaps}")
 
 
 def flows(config: Config) -> tuple[gm.models.Flow, gm.models.Flow]:
@@ -190,8 +210,9 @@ def timed(draw: Any, law: PhiFour, forward: Any = None) -> Chain:
 
 def reference_of(config: Config) -> dict[str, Any] | None:
     """The entry of the reference file for this ensemble; None where there is none."""
-    path = Path(os.environ.get("GENMOD_DATA", "")) / "phi4_reference" / "phi4_reference.json"
-    if not path.is_file():
+    folder = os.environ.get("GENMOD_DATA")
+    path = Path(folder or "") / "phi4_reference" / "phi4_reference.json"
+    if not folder or not path.is_file():
         return None
     wanted = (config.length, config.mass_squared, config.coupling)
     entries = json.loads(path.read_text())
@@ -225,26 +246,35 @@ def print_tables(config, fit, report, found, chains, reference, drawing) -> None
     print(gm.lab.text_table(costs))
 
 
-def figures(config, run, fit, x, chains, found) -> None:
+def figures(config, run, fit, x, chains) -> None:
     history = fit.history
-    gm.lab.plot.lines(
-        run.figure("ess"),
-        history["step"],
-        {"ESS": history["ess_fraction"], "acceptance rate": history["acceptance_rate"]},
-        xlabel="step",
-        ylabel="of a batch",
-        title=f"L = {config.length}, m2 = {config.mass_squared}, lam = {config.coupling}",
-    )
-    half = config.length // 2 + 1
-    curves = {name: found[name]["correlator"].value[:half] for name in reversed(found)}
-    gm.lab.plot.lines(run.figure("correlator"), np.arange(half), curves, xlabel="t", ylabel="G(t)", title="zero momentum")
+    names = {"ESS": "ess_fraction", "acceptance rate": "acceptance_rate"}
+    panel = [Curve(name, history["step"], history[entry], style=".-") for name, entry in names.items()]
+    title = f"L = {config.length}, m2 = {config.mass_squared}, lam = {config.coupling}"
+    gm.lab.panels.curves(run.figure("ess"), {title: panel}, xlabel="step", ylabel="of a batch")
     rows = {"flow": x, **{name: chain.fields[:: config.num_chain_steps] for name, chain in chains.items()}}
     bright = 2.5 * float(np.std(x))
     images = [(name, np.asarray(fields[:10])[..., None] / bright / 2 + 0.5) for name, fields in rows.items()]
     gm.lab.plot.images(run.figure("configurations"), images, title="fields")
 
 
+def draw_correlator(path: Path, config: Config, found: dict[str, Any], reference: dict[str, Any] | None) -> None:
+    """G(t) up to half of the lattice, in bands of one standard error; where noise makes it negative it is not drawn."""
+    half = config.length // 2 + 1
+    ways = {name: (values["correlator"].value[:half], values["correlator"].sem[:half]) for name, values in found.items()}
+    if reference is not None:
+        ways["reference"] = (np.array(reference["Gt"][:half]), np.array(reference["Gt_err"][:half]))
+    floor = 0.5 * min(g[g > 0].min() for g, _ in ways.values())  # a logarithmic axis has no zero
+    panel = [
+        Curve(name, np.arange(half), np.where(g > 0, g, np.nan), np.maximum(g - sem, floor), np.maximum(g + sem, floor), "o-")
+        for name, (g, sem) in ways.items()
+    ]
+    title = "correlator of zero momentum, +- one standard error"
+    gm.lab.panels.curves(path, {title: panel}, xlabel="t", ylabel="G(t)", log=True)
+
+
 def metrics_of(fit, report, found, chains, reference) -> dict[str, Any]:
+    """Flat, plain and finite numbers; what is none is left out."""
     metrics: dict[str, Any] = {"model": "phi4", "num_params": gm.num_params(fit.params), "ess": float(report.ess_fraction)}
     metrics |= {"log_z": float(report.log_evidence), "log_z_sem": float(report.log_evidence_sem), "k_hat": float(report.k_hat)}
     metrics |= {"kl_nats": float(report.log_evidence - report.elbo), "kl_nats_sem": float(report.elbo_sem)}
@@ -259,7 +289,7 @@ def metrics_of(fit, report, found, chains, reference) -> dict[str, Any]:
         for name, theirs in OBSERVABLES.items():
             error = np.hypot(found["MH"][name].sem, reference[theirs + "_err"])
             metrics[f"{name}_MH_z"] = float((found["MH"][name].value - reference[theirs]) / error)
-    return metrics
+    return {name: value for name, value in metrics.items() if isinstance(value, str) or math.isfinite(value)}
 
 
 if __name__ == "__main__":

@@ -25,8 +25,10 @@ import numpy as np
 import genmod as gm
 from experiments.common import adam_with_cosine
 from genmod import metrics as measures
+from genmod.core.checks import check
 from genmod.core.keys import stream
 from genmod.densities import LinearGaussianSimulator, QueueSimulator, Simulator, TwoMoonsSimulator
+from genmod.lab.panels import Curve
 
 SIMULATORS: dict[str, Simulator] = {
     "linear_gaussian": LinearGaussianSimulator(),
@@ -70,6 +72,7 @@ class Learned(NamedTuple):
 
 
 def experiment(config: Config, run: gm.lab.Run) -> dict[str, Any]:
+    check_config(config)
     key, simulator = jax.random.key(config.seed), SIMULATORS[config.simulator]
     theta, x = simulations(simulator, stream(key, "simulations"), config.num_simulations)
     observed = simulations(simulator, stream(key, "observations"), config.num_observations)[1]
@@ -98,14 +101,31 @@ def experiment(config: Config, run: gm.lab.Run) -> dict[str, Any]:
     return found["metrics"]
 
 
+def check_config(config: Config) -> None:
+    """Raises ValueError, before anything is trained, for what would end the run only after that."""
+    names = config.methods
+    check(0 < len(names) == len(set(names)), f"--methods must name at least one, and none twice, got {' '.join(names) or 'none'}")
+    least = {"num_simulations": 10, "num_observations": 2, "num_draws": 5, "num_ranked": 10}
+    for name, number in least.items():
+        given = getattr(config, name)
+        check(given >= number, f"--{name.replace('_', '-')} must be at least {number}, got {given}")
+
+
 def draw_ranks(path: Any, config: Config, ranks_of: dict[str, np.ndarray]) -> None:
     """The distribution functions of ranks less that of uniform ones, and the band of Kolmogorov and Smirnov."""
-    share = (np.arange(NUM_RANKED + 1) + 1) / (NUM_RANKED + 1)
-    band = np.full(NUM_RANKED + 1, 1.358 / np.sqrt(config.num_ranked))
-    counts = {name: np.bincount(ranks, minlength=NUM_RANKED + 1).cumsum() / len(ranks) for name, ranks in ranks_of.items()}
-    curves = {"95 % of uniform ranks": band, "": -band} | {name: values - share for name, values in counts.items()}
+    rank, zeros = np.arange(NUM_RANKED + 1), np.zeros(NUM_RANKED + 1)
+    band = zeros + 1.358 / np.sqrt(config.num_ranked)
+    panel = [Curve("95 % of uniform ranks", rank, zeros, -band, band)]
+    for name, ranks in ranks_of.items():
+        panel.append(Curve(name, rank, rank_excess(ranks, NUM_RANKED)))
     title = f"{config.simulator}, ranks of theta_1 among {NUM_RANKED} draws"
-    gm.lab.plot.lines(path, share, curves, xlabel="rank", ylabel="distribution function less the uniform", title=title)
+    gm.lab.panels.curves(path, {title: panel}, xlabel="rank", ylabel="distribution function\nless the uniform one")
+
+
+def rank_excess(ranks: np.ndarray, num_draws: int) -> np.ndarray:
+    """The share of ranks that are at most r, less (r + 1) / (num_draws + 1), for r = 0 .. num_draws."""
+    share = np.bincount(ranks, minlength=num_draws + 1).cumsum() / len(ranks)
+    return share - (np.arange(num_draws + 1) + 1) / (num_draws + 1)
 
 
 def simulations(simulator: Simulator, key: jax.Array, num: int) -> tuple[jax.Array, jax.Array]:
@@ -118,13 +138,15 @@ def measured(
     config: Config, method: str, learned: Learned, draws: np.ndarray, truth: np.ndarray, ranked: Any, key: jax.Array
 ) -> tuple[dict[str, Any], np.ndarray]:
     """(metrics of a method, the ranks of each coordinate of theta)."""
-    scores = np.array([measures.c2st(own, true, seed=i).value for i, (own, true) in enumerate(zip(draws, truth, strict=True))])
+    seeds = config.seed * config.num_observations + np.arange(config.num_observations)
+    pairs = zip(draws, truth, seeds.tolist(), strict=True)
+    scores = np.array([measures.c2st(own, true, seed=seed).value for own, true, seed in pairs])
     theta, x = ranked
     drawn = learned.draw(stream(key, method, 1), x, NUM_RANKED)
-    ranks = measures.calibration_ranks(theta, drawn)
+    ranks = measures.calibration_ranks(theta, drawn, seed=config.seed)
     both = jnp.concatenate([theta[:, None], drawn], 1)
     log_q = np.asarray(learned.log_q(both, x))
-    by_density = measures.calibration_ranks(log_q[:, 0], log_q[:, 1:])
+    by_density = measures.calibration_ranks(log_q[:, 0], log_q[:, 1:], seed=config.seed)
     coverage = measures.credible_coverage(by_density, NUM_RANKED, LEVELS)
     p_values = measures.rank_uniformity(ranks, NUM_RANKED).p_value
     metrics: dict[str, Any] = {"num_params": learned.num_params, "c2st": float(scores.mean())}

@@ -198,7 +198,7 @@ BIJECTORS: dict[str, Case] = {
     # Linear maps.
     "scalar_affine": Case(ScalarAffine(), (2, 3)),
     "diagonal_affine": Case(DiagonalAffine(), (2, 3)),
-    "matrix_affine": Case(MatrixAffine()),
+    "matrix_affine": Case(MatrixAffine(), slow=True),
     "lower_triangular_affine": Case(TriangularAffine()),
     "upper_triangular_affine": Case(TriangularAffine(lower=False), slow=True),
     "low_rank_affine": Case(LowRankAffine(2), slow=True),
@@ -268,11 +268,11 @@ BIJECTORS: dict[str, Case] = {
     ),
     "lattice_ode": Case(LatticeODE(LatticeVelocity(1, 3), FixedSteps(2_000, RK4())), (2, 2), slow=True),
     "angle": Case(Angle(0.0, 24.0), (2, 3), in_circle, identity=False, far=None),
-    "columns": Case(Columns((ScalarAffine(), Exp(), ScalarAffine(), Sigmoid())), identity=False, far=None),
+    "columns": Case(Columns((ScalarAffine(), Exp(), ScalarAffine(), Sigmoid())), identity=False, far=None, slow=True),
     "coupling_per_coordinate": Case(
         Coupling(PerCoordinate((SPLINE, CircularSpline(4)) * 2), MLP8, MASK), domain=in_circle, far=None, slow=True
     ),
-    "conditioned": Case(Conditioned(Coupling(Affine(), MLP8, MASK, **WITH_CONTEXT))),
+    "conditioned": Case(Conditioned(Coupling(Affine(), MLP8, MASK, **WITH_CONTEXT)), slow=True),
     # Combinators.
     "invert": Case(Invert(Autoregressive(Affine(), MADE12))),
     "invert_conditional": Case(Invert(Autoregressive(Affine(), MADE12, **WITH_CONTEXT)), slow=True),

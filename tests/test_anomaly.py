@@ -43,6 +43,7 @@ def test_the_background_model(tmp_path):
     assert (tmp_path / "run" / "log_background.jsonl").exists()
 
 
+@pytest.mark.slow
 def test_inliers_and_outliers():
     config = anomaly.Config(classes=(3, 5), num_test=2_000)
     data, outliers = anomaly.load(config, jax.random.key(0))

@@ -174,6 +174,7 @@ def test_samples_are_those_of_the_evidence():
 
 
 @pytest.mark.parametrize("decode_context", [True, False])
+@pytest.mark.slow
 def test_conditional_and_identifiable(decode_context):
     """p(x | c), and with a conditional prior and a blind decoder the identifiable VAE: the same weights, context by context."""
     prior = Amortized(Factorized(NormalHead(), LATENT), (2,))

@@ -326,6 +326,7 @@ def test_temperature_and_truncation_by_enumeration(options, key):
 # --- MADE and PixelCNN ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_orders_share_weights_and_make_a_mixture():
     """p of several orders is the mean over models of one order each, of the same parameters; what each entry sees follows it."""
     model, params, states, _, log_p = made("made_orders")

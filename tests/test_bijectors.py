@@ -641,6 +641,7 @@ class Plain(nn.Module):
         (2, (1,), (1, 0), None),
     ],
 )
+@pytest.mark.slow
 def test_one_scan_of_made_equals_one_pass_per_coordinate(dim, hidden, order, context_shape, key, x64):
     made = nets.MADE(hidden, jnp.tanh)
     quick = bj.Autoregressive(bj.Affine(), made, order, context_shape)

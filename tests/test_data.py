@@ -202,6 +202,7 @@ def test_log_prob_of_one_point_and_of_none():
 
 
 @toys_by_name
+@pytest.mark.slow
 def test_float64_gradients_and_float32_agreement(toy):
     x32, log_p = sampled(toy)
     with jax.enable_x64(True):

@@ -190,6 +190,7 @@ def test_log_q_of_draws_is_that_of_log_prob(key):
     np.testing.assert_allclose(q.log_prob(own, u, context), log_q, rtol=tolerance, atol=tolerance)
 
 
+@pytest.mark.slow
 def test_noise_outside_of_the_pixel_adds_nothing(key):
     """A q that is wider than [0, 1], such as a flow of images with a logit, leaves the bound a bound."""
     model, params = toy()

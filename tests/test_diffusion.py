@@ -233,6 +233,7 @@ def test_ddpm_weight_is_that_of_the_bound(x64):
     np.testing.assert_allclose(ours, paper, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_both_likelihoods_of_one_model(key):
     """log p by the flow, EXACT, and the bound, below it on average; the same parameters."""
     model = exact(mixture, denoising.VariancePreserving(times=(1e-3, 1.0)))
@@ -374,6 +375,7 @@ def test_standardized_data_and_bound(key):
     assert abs(float(drawn.std()) / 100 - 1) < 0.1
 
 
+@pytest.mark.slow
 def test_guidance(key):
     model = gm.flows.diffusion((2,), hidden_sizes=(8,), context_shape=(3,), context_dropout=0.3, guidance=2.0, scaling=None)
     x, context = jax.random.normal(key, (8, 2)), jax.random.normal(jax.random.key(1), (8, 3))

@@ -148,6 +148,7 @@ def test_what_is_fixed_is_known(key):
     np.testing.assert_allclose(wald_interval(estimate).sem["theta"], 2 / 50**0.5, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_maximize_likelihood_of_a_gaussian(key, x64):
     """Mean and variance of the data; errors s / sqrt n and s / sqrt(2 n) by the delta method; the observed information."""
     model = Factorized(NormalHead(), (1,))
@@ -236,6 +237,7 @@ def normal_prior(params):
     return -2 * params["theta"] ** 2
 
 
+@pytest.mark.slow
 def test_modes_of_posteriors(key, x64):
     """By search and in closed form: (n_c + alpha - 1) / (N + V (alpha - 1)), and sum xy / (sum x^2 + lambda s^2)."""
     x = jnp.array([1] * 7 + [0] * 2, jnp.uint8)

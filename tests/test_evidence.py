@@ -177,6 +177,7 @@ def nig_log_likelihood(z):
     return jax.scipy.stats.norm.logpdf(jnp.asarray(DATA, z.dtype), z[0], jnp.exp(0.5 * z[1])).sum()
 
 
+@pytest.mark.slow
 def test_normal_inverse_gamma(key, x64):
     """A posterior that is no Gaussian, from both sides, with exact draws by conjugacy."""
     problem = bayesian(nig_log_likelihood, FromFunctions((2,), nig_sample, nig_log_prob), {})

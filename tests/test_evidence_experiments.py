@@ -19,6 +19,7 @@ LAW = mixture_prior(2, jnp.array([0.5]), jnp.array([[3.0]]), strength=0.4, conce
 )
 
 
+@pytest.mark.slow
 def test_the_prior_of_a_mixture(key):
     """The density of z is that of gammas and normals with the Jacobian of the logs; draws have its moments."""
     z = np.array([0.3, -1.2, 0.1, 0.9, -0.4, 0.6])

@@ -66,6 +66,7 @@ def test_the_oracle():
     np.testing.assert_allclose(kalman(x)[2], wanted, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_it_learns_the_kalman_filter(key):
     (z, x), (test_z, test_x) = simulated(20_000, 2), simulated(4_000, 3)
     optimizer = optax.adam(optax.cosine_decay_schedule(1e-2, 1_500))
@@ -272,6 +273,7 @@ def test_divergences_of_steps(key):
     np.testing.assert_allclose(found, wanted, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_the_module_of_a_net_is_the_net(key):
     x = np.random.default_rng(0).standard_normal((LENGTH, 2)).astype("f4")
     for net in NETS.values():

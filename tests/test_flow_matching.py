@@ -189,6 +189,7 @@ def test_any_source_of_a_two_sided_path(key):
     assert abs(loss - wanted) < 4 * metrics["velocity_error_sem"]
 
 
+@pytest.mark.slow
 def test_training_reaches_the_closed_form(key):
     """Mean squared error of the learned field against the exact one, over t ~ U(0, 1) and x ~ p_t."""
     model = gm.flows.flow_matching((2,), path=Linear(), hidden_sizes=(32, 32), integrator=FixedSteps(20), standardize=False)

@@ -90,6 +90,7 @@ def test_every_builder_is_in_the_registry():
 
 
 @by_name_continuous_slow
+@pytest.mark.slow
 def test_integrates_to_one_on_the_line(name, key):
     flow, params, _, _ = built(name, 1)
     points, cell = grid(20_000, params, flow, key)
@@ -466,6 +467,7 @@ def test_labels_are_not_read_as_numbers(key):
     np.testing.assert_array_equal(same[0], same[2])
 
 
+@pytest.mark.slow
 def test_health_speaks_of_contexts(key):
     x, contexts = jax.random.normal(key, (64, 2)), 1e3 * jax.random.normal(key, (64, 1))
     for standardize in (True, False):

@@ -107,6 +107,7 @@ def test_the_parts_of_a_known_gap(key):
     assert "amortization" in str(report) and "means over 2 data" in str(report)
 
 
+@pytest.mark.slow
 def test_a_family_that_holds_the_posterior_has_no_gap(key):
     """A full Gaussian at the right place: optimisation takes the whole gap, row by row."""
     params = set_params(FULL, 0.5 * np.linalg.solve(PRECISION, W.T / SIGMA**2))

@@ -173,6 +173,7 @@ def test_metrics_by_level_sum_to_the_rate_and_free_bits_count_by_level(key):
     assert abs(sampled["rate_nats_level_1"] - levels[0]) < 1e-4 < abs(sampled["rate_nats"] - levels.sum())
 
 
+@pytest.mark.slow
 def test_evidence_samples_and_latents(key):
     """Through the doors of all latent-variable models: importance sampling, draws of (z, x), one flat latent."""
     params, x = linear_params(**WRONG), X.astype(np.float32)

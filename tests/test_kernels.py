@@ -117,6 +117,7 @@ def test_without_the_metropolis_step_there_is_a_bias():
     assert found["spread"] > 2 * NUM_SEM, found
 
 
+@pytest.mark.slow
 def test_unadjusted_langevin_has_its_own_law_at_rest():
     """x + e score + sqrt(2 e) z on N(0, s^2): variance s^2 / (1 - e / (2 s^2)). By log-density, by score, and in one call."""
     e, num = 0.5, 40_000
@@ -209,6 +210,7 @@ def test_what_cannot_be_is_rejected(name):
 
 
 @pytest.mark.parametrize("name", [*KERNELS, "langevin"])
+@pytest.mark.slow
 def test_burn_in_and_thinning_leave_steps_out(name):
     kernel = KERNELS[name] if name in KERNELS else langevin(log_prob, 0.1)
     dense = run(KEY, kernel, kernel.init(START), num_steps=30)

@@ -43,6 +43,7 @@ def flow():
 # --- the right value -----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_ten_unordered_classes_reach_their_exact_law(key):
     """x | c ~ N(m_c, 0.1^2) with means in no order: its entropy is log(0.1 sqrt(2 pi e)), that of x alone is far above."""
     rng = np.random.default_rng(5)

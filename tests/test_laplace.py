@@ -31,6 +31,7 @@ def rosenbrock(x):
 
 
 @pytest.mark.parametrize("enable_x64", [False, True])
+@pytest.mark.slow
 def test_a_gaussian_is_its_own_approximation(enable_x64, key):
     with jax.enable_x64(enable_x64):
         found = laplace_approximation(gaussian, jnp.zeros(3))

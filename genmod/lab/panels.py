@@ -66,6 +66,8 @@ def curves(
             axis.set_ylabel(ylabel)
         if log:
             axis.set_yscale("log")
+        if all(np.asarray(curve.x).dtype.kind in "iu" for curve in panel):
+            axis.xaxis.get_major_locator().set_params(integer=True)
     figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=min(len(handles), 2 * columns))
     figure.suptitle(title, fontsize=10)
     _save(figure, path)
