@@ -28,7 +28,7 @@ import genmod as gm
 from genmod import samplers
 from genmod.core.checks import check
 from genmod.core.keys import stream
-from genmod.densities import PhiFour
+from genmod.densities import LatticeField, PhiFour
 from genmod.dynamics import RK4, Adaptive, FixedSteps
 from genmod.lab.panels import Curve
 
@@ -127,14 +127,15 @@ def check_config(config: Config) -> None:
     check(config.length >= 3, f"--length must be at least 3, so that there is a mass, got {config.length}")
     even = config.length % 2 == 0 or config.flow == "ode"
     check(even, f"--length must be even for --flow {config.flow}, got {config.length}; --flow ode takes any")
-    check(config.num_times >= 2, f"--num-times must be at least 2, got {config.num_times}")
-    check(config.num_chains >= 1, f"--num-chains must be at least 1, got {config.num_chains}")
-    least = max(config.num_chains, 25)  # where HMC begins; the tail of the weights
-    check(config.num_draws >= least, f"--num-draws must be at least 25 and --num-chains, here {least}, got {config.num_draws}")
-    steps = config.num_chain_steps
-    check(steps >= 8, f"--num-chain-steps must be at least 8, so that there are errors, got {steps}")
-    leaps = config.num_integration_steps
-    check(leaps >= 1, f"--num-integration-steps must be at least 1, got {leaps}")
+    least = {"num_times": 2, "num_steps": 1, "batch_size": 1, "num_chains": 1, "num_integration_steps": 1}
+    # The Gamma method wants eight draws of a chain; the tail of the weights wants 25, and a draw is where an HMC chain begins.
+    least |= {"num_chain_steps": 8, "num_draws": max(config.num_chains, 25)}
+    for name, number in least.items():
+        given = getattr(config, name)
+        check(given >= number, f"--{name.replace('_', '-')} must be at least {number}, got {given}")
+    for name in ("learning_rate", "tolerance"):
+        given = getattr(config, name)
+        check(given > 0, f"--{name.replace('_', '-')} must be > 0, got {given}")
 
 
 def flows(config: Config) -> tuple[gm.models.Flow, gm.models.Flow]:
@@ -156,7 +157,7 @@ def flows(config: Config) -> tuple[gm.models.Flow, gm.models.Flow]:
     return flow, flow
 
 
-def observables(law: PhiFour, fields: Any, **options: Any) -> dict[str, Any]:
+def observables(law: LatticeField, fields: Any, **options: Any) -> dict[str, Any]:
     return gm.metrics.lattice_observables(fields, action=np.asarray(law.action(fields)), **options)
 
 

@@ -105,7 +105,9 @@ def check_config(config: Config) -> None:
     """Raises ValueError, before anything is trained, for what would end the run only after that."""
     names = config.methods
     check(0 < len(names) == len(set(names)), f"--methods must name at least one, and none twice, got {' '.join(names) or 'none'}")
-    least = {"num_simulations": 10, "num_observations": 2, "num_draws": 5, "num_ranked": 10}
+    check(config.learning_rate > 0, f"--learning-rate must be > 0, got {config.learning_rate}")
+    # A tenth is for validation; an error of the mean wants two; C2ST has five folds; the test of uniformity two bins of five.
+    least = {"num_simulations": 10, "num_observations": 2, "num_draws": 5, "num_ranked": 10, "num_steps": 1, "batch_size": 1}
     for name, number in least.items():
         given = getattr(config, name)
         check(given >= number, f"--{name.replace('_', '-')} must be at least {number}, got {given}")

@@ -142,6 +142,7 @@ def test_the_whole_is_the_product_of_the_conditionals_of_sampling(name):
 
 
 @by_name
+@pytest.mark.slow
 def test_the_loss_is_the_mean_and_its_gradient_is_finite(name):
     model, params, states, context, log_p = made(name)
     contexts = None if context is None else np.stack([context] * len(states))

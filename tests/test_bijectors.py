@@ -609,6 +609,7 @@ def test_standardize_has_no_gradient(key):
     ],
     ids=lambda b: type(b).__name__,
 )
+@pytest.mark.slow
 def test_one_coordinate(bijector, key):
     x = 0.3 + jax.random.normal(key, (5, 1))
     params = moved(bijector.init(key, x))

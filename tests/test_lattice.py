@@ -231,6 +231,7 @@ def chains(target, *, num_chains, num_steps, step_size, seed=0):
     return np.asarray(trace.positions).reshape(-1, *target.shape)
 
 
+@pytest.mark.slow
 def test_phi_four_by_hybrid_monte_carlo(quadrature):
     fields = chains(PhiFour((2, 2), -1.0, 0.6), num_chains=16, num_steps=500, step_size=0.2)
     found = lattice_observables(fields, num_chains=16)

@@ -120,6 +120,7 @@ def test_networks_know_no_place(shape, x64):
         np.testing.assert_allclose(image, by(steps, out[0]), rtol=0, atol=1e-13)
 
 
+@pytest.mark.slow
 def test_networks_start_at_zero_and_learn(key):
     x = normal((4, 4, 1), dtype=jnp.float32)
     params = nets.init(SMALL, key, x)
@@ -303,6 +304,7 @@ def test_the_ode_commutes_with_all_symmetries(shape, x64):
 
 
 @pytest.mark.parametrize("name", LATTICE_FLOWS)
+@pytest.mark.slow
 def test_precision_batches_programs_and_gradients(name, key, x64):
     """At the start the flow is its base. Then float32 is float64 to rounding; a batch is its rows; jit changes nothing; gradients
     are finite differences."""
@@ -362,6 +364,7 @@ def adam(num_steps):
 SHORT = {"num_steps": 300, "optimizer": gm.call(adam, 300)}
 
 
+@pytest.mark.slow
 def test_couplings_on_the_free_field(key):
     law = FreeField((4, 4), 1.0)
     flow = gm.flows.lattice_coupling_flow((4, 4), 4, hidden_channels=(4,))

@@ -92,6 +92,7 @@ def test_rows_of_weight_zero_count_for_nothing_even_where_no_other_is_left(key):
         assert slope[2, 2] != 0 or weight[1] == 0
 
 
+@pytest.mark.slow
 def test_the_information_is_the_mutual_information(key):
     counts = np.round(TABLE * 100).astype(int)
     rows = np.argwhere(counts > 0).repeat(counts.ravel(), 0)
@@ -196,6 +197,7 @@ def test_draws_of_a_population_are_those_of_the_posterior(by, key):
     np.testing.assert_array_equal(one.positions, found.positions[0, 0])
 
 
+@pytest.mark.slow
 def test_a_queue_takes_its_integers_as_real_numbers(key):
     posterior = LikelihoodPosterior(QUEUE.prior, QUEUE)
     x = jnp.array([1.0, 3.0, 2.0])

@@ -73,6 +73,7 @@ def test_ranks_of_simulated_truths_are_uniform(simulator, key):
 
 
 @ALL
+@pytest.mark.slow
 def test_gradients_in_theta_and_float64(simulator, x64, key):
     """Against central differences, whose error is step^2 / 6 times the third derivative, at most 2 / 0.1^3 for these."""
     theta, x = joint(simulator, key, 4)
