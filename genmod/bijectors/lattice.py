@@ -13,12 +13,8 @@ from genmod.bijectors.continuous import ContinuousFlow
 from genmod.bijectors.transformers import Transformer
 from genmod.core.checks import check, check_parts, check_time
 from genmod.core.types import Array, Context, Params, Shape
-from genmod.dynamics import FixedSteps, Integrator
+from genmod.dynamics import Adaptive, Integrator
 from genmod.dynamics.divergence import Divergence, DivergenceEstimator, Exact
-from genmod.dynamics.explicit import RK4
-
-# What a `LatticeODE` is solved by unless it is said otherwise.
-TEN_STEPS = FixedSteps(10, RK4())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,14 +86,16 @@ class LatticeODE(ContinuousFlow):
 
     Attributes:
       field: a Linen module (x, t) -> (v, div v), such as `nets.LatticeVelocity`.
-      integrator: equal steps are the fastest; with twice as many the log-determinant must not change.
+      integrator: one that controls its error, where the flow is trained by the reverse KL. Equal steps do not, and training finds
+        that: ten of `RK4` on an 8 x 8 lattice ended 10 nats below the least that a law can reach. To measure a trained flow they
+        serve: with twice as many the log-determinant must not change.
 
     Map and log-determinant are as accurate as the integrator. Raises ValueError for a field with another output, such as v alone,
     for which there is `CNF`, and for a t outside [0, 1].
     """
 
     field: Any
-    integrator: Integrator = TEN_STEPS
+    integrator: Integrator = Adaptive()
     reads_data = False
 
     @property

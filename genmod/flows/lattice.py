@@ -16,11 +16,11 @@ import jax
 
 from genmod import nets
 from genmod.bijectors import Affine, Chain, LatticeCoupling, LatticeODE, Repeat, Transformer
-from genmod.bijectors.lattice import TEN_STEPS, check_even
+from genmod.bijectors.lattice import check_even
 from genmod.core.checks import check, check_count, check_shape
 from genmod.core.types import Shape
 from genmod.densities import as_distribution
-from genmod.dynamics import Integrator
+from genmod.dynamics import Adaptive, Integrator
 from genmod.flows.layers import Activation
 from genmod.models.flow import Flow
 
@@ -64,7 +64,7 @@ def lattice_ode(
     *,
     num_frequencies: int = 8,
     num_times: int = 6,
-    integrator: Integrator = TEN_STEPS,
+    integrator: Integrator = Adaptive(),
     base: Any = None,
 ) -> Flow:
     """A continuous flow with a field that is equal in all places and directions and odd in x (Gerdes et al. 2022,
