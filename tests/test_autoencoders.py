@@ -144,6 +144,7 @@ def test_importance_weights_of_every_posterior(name):
 @pytest.mark.parametrize(
     "prior", [pytest.param(n, marks=[pytest.mark.slow] * (n == "factorized")) for n in PRIORS if n != "normal"]
 )
+@pytest.mark.slow
 def test_importance_weights_of_every_prior(prior):
     model = vae(prior=prior)
     params = moved(model)

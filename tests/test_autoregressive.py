@@ -113,6 +113,7 @@ def test_the_states_sum_to_one(name):
 
 
 @by_name
+@pytest.mark.slow
 def test_draws_follow_the_table(name):
     """By the chi-square statistic over all states, those of few expected draws put together."""
     model, params, states, context, log_p = made(name)
@@ -229,6 +230,7 @@ NETS = {
 @pytest.mark.parametrize(
     "name", [pytest.param(n, marks=[pytest.mark.slow] * (n not in ("conv", "transformer", "stack"))) for n in NETS]
 )
+@pytest.mark.slow
 def test_cached_logits_are_those_of_the_whole(name):
     """Step by step with a carry, against a new pass over the whole prefix for every step."""
     model = language_model(gm.Levels((6,), 4), NETS[name], num_features=4)

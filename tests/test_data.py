@@ -283,6 +283,7 @@ def test_entropy_inside_jit():
 
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n in SLOW)) for n in TOYS])
+@pytest.mark.slow
 def test_dataset_of_each_toy(name):
     toy, draw, limit = TOYS[name]
     d = draw(KEY, 1)

@@ -86,6 +86,7 @@ METHODS = {
 
 
 @pytest.mark.parametrize("name", METHODS)
+@pytest.mark.slow
 def test_probabilistic_pca(name, key, x64):
     """Within its own error, which is small enough to mean something, and on its side of the truth."""
     method, keys = METHODS[name], jax.random.split(key)

@@ -149,6 +149,7 @@ def test_gradients_reach_every_parameter(name, key):
 
 
 @by_name_some_slow
+@pytest.mark.slow
 def test_float64_stays_float64(name, key, x64):
     flow, _, x, _ = built(name, 3)
     params = flow.init(key, x.astype(np.float64))
@@ -305,6 +306,7 @@ def test_starts_as_the_standardised_base(name, key):
     ],
     ids=["student_t", "learned_mixture", "distrax"],
 )
+@pytest.mark.slow
 def test_any_base(base, key):
     flow = flows.affine((2,), base=base)
     params = perturbed(flow.init(key, data(2)))
@@ -370,6 +372,7 @@ def test_many_rows_are_those_of_few(key):
 
 
 @pytest.mark.parametrize("name", ["radial_flow", "sylvester_flow", "glow_1d"])
+@pytest.mark.slow
 def test_no_key_is_used_twice(name, key_reuse):
     flow, x = FLOWS[name]((2,), base=gm.densities.GaussianMixture((2,), 2)), data(2)
     params = flow.init(jax.random.key(0), x)

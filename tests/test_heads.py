@@ -187,6 +187,7 @@ def test_values_that_cannot_be_are_impossible(name):
 
 
 @by_name
+@pytest.mark.slow
 def test_entries_are_independent(name):
     """Of any shape, and in the precision of float32 also where the network computes in less."""
     case = HEADS[name]
