@@ -55,7 +55,6 @@ from genmod.samplers.diffusions import (
 )
 from genmod.samplers.driver import Trace as Trace, moved as moved, run as run
 from genmod.samplers.ensemble import (
-    EnsembleInfo as EnsembleInfo,
     EnsembleState as EnsembleState,
     differential_evolution as differential_evolution,
     ensemble_tempered as ensemble_tempered,

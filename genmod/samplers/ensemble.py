@@ -27,6 +27,7 @@ from genmod.core.keys import check_key
 from genmod.core.types import Array, Key
 from genmod.samplers.adapted import TemperedPopulation
 from genmod.samplers.base import Kernel, Position, real_position, scalar_fn, walk
+from genmod.samplers.metropolis import accept
 from genmod.samplers.resampling import systematic_resampling
 
 # How often g is 1, and the spread of its logarithm otherwise, about 2.38 / sqrt(2 D): small moves for thin, bent laws. How often
@@ -41,13 +42,6 @@ class EnsembleState(NamedTuple):
 
     position: Position
     log_prob: Array
-
-
-class EnsembleInfo(NamedTuple):
-    """The probabilities with which the proposals of a step were to be accepted, and whether they were, (N,)."""
-
-    acceptance_rate: Array
-    is_accepted: Array
 
 
 def differential_evolution(log_prob_fn: Callable[[Position], Array], archive: Position | None = None) -> Kernel:
@@ -83,11 +77,7 @@ def differential_evolution(log_prob_fn: Callable[[Position], Array], archive: Po
         difference = _differences(keys[2], num, others.position, archive)
         position = jax.tree.map(lambda x, d: x + _along(scale, x).astype(x.dtype) * d, moving.position, difference)
         log_prob = log_probs(position)
-        log_ratio = _number_or_zero(log_prob - moving.log_prob)  # from -inf to -inf it is NaN
-        accepted = jnp.log(jax.random.uniform(keys[3], (num,), dtype)) < log_ratio
-        proposed = EnsembleState(position, log_prob)
-        after = jax.tree.map(lambda new, old: jnp.where(_along(accepted, new), new, old), proposed, moving)
-        return after, EnsembleInfo(jnp.exp(jnp.minimum(log_ratio, 0.0)), accepted)
+        return accept(keys[3], log_prob - moving.log_prob, EnsembleState(position, log_prob), moving)
 
     def step(key, state):
         keys = jax.random.split(key)

@@ -41,14 +41,18 @@ def accept(key: Key, log_ratio: Array, proposed: Any, current: Any) -> tuple[Any
     """`proposed` with probability min(1, exp(log_ratio)), else `current`.
 
     Args:
-      log_ratio: log p(x') q(x | x') - log p(x) q(x' | x), a scalar; NaN rejects.
-      proposed, current: two states of the same form.
+      log_ratio: log p(x') q(x | x') - log p(x) q(x' | x), a scalar, or (n,) of chains that are decided one by one; NaN rejects.
+      proposed, current: two states of the same form, of chains with their leading axis.
 
     Returns the chosen state and what happened.
     """
     log_ratio = jnp.where(jnp.isnan(log_ratio), -jnp.inf, log_ratio)
-    is_accepted = jnp.log(jax.random.uniform(key, dtype=log_ratio.dtype)) < log_ratio
-    state = jax.tree.map(lambda new, old: jnp.where(is_accepted, new, old), proposed, current)
+    is_accepted = jnp.log(jax.random.uniform(key, log_ratio.shape, log_ratio.dtype)) < log_ratio
+
+    def chosen(new, old):
+        return jnp.where(jnp.expand_dims(is_accepted, tuple(range(log_ratio.ndim, jnp.ndim(new)))), new, old)
+
+    state = jax.tree.map(chosen, proposed, current)
     return state, MetropolisInfo(jnp.exp(jnp.minimum(log_ratio, 0.0)), is_accepted)
 
 
