@@ -12,6 +12,7 @@ one. Metrics that are not numbers are left out: the error of a chain that never 
 """
 
 import dataclasses
+import importlib
 import json
 import math
 import os
@@ -173,7 +174,7 @@ def hmc_chains(config: Config, law: PhiFour, starts: Any, key: jax.Array) -> Cha
     """By BlackJAX, adapted; where it is not installed by `samplers.hmc`."""
     starts, num = jnp.asarray(starts)[: config.num_chains], config.num_chain_steps
     try:
-        import blackjax
+        blackjax = importlib.import_module("blackjax")  # an optional extra
     except ImportError:
         kernel = samplers.hmc(law, 0.12, config.num_integration_steps)
         return timed(lambda: many(key, kernel, starts, num), law)
