@@ -1,5 +1,6 @@
 """log Z by annealing against sums over all states."""
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -73,7 +74,45 @@ def test_the_log_probability_of_a_datum(key):
     assert np.mean(found.value - truth) < 4.5 * np.sqrt(np.sum(np.square(found.sem))) / 10
 
 
+class Quadratic(nn.Module):
+    """3 |x|^2 / 2."""
+
+    @nn.compact
+    def __call__(self, x):
+        return 0.5 * self.param("curvature", nn.initializers.constant(3.0), ()) * jnp.sum(x**2)
+
+
+def tilted(**options):
+    """N(0, I / 4) in the plane as a tilted N(0, I), whose Z is 1 / 4, and its parameters."""
+    model = gm.models.EnergyModel((2,), Quadratic(), gm.densities.Normal((2,)), **options)
+    return model, model.init(jax.random.key(0), np.random.default_rng(0).standard_normal((50, 2)))
+
+
+def test_an_energy_is_annealed_from_its_base(key):
+    model, params = tilted(step_size=0.2)
+    draws = 0.5 * jax.random.normal(jax.random.key(1), (500, 2))
+    found = normalizer_bracket(model, params, draws[:50], key=key, draws=draws, num_chains=500, num_levels=20)
+    for side in found:
+        assert 0.005 < side.sem < 0.1 and abs(side.value + np.log(4.0)) < 4.5 * side.sem
+
+
+@pytest.mark.slow
+def test_an_energy_is_tempered_from_its_base(key):
+    model, params = tilted(step_size=0.2)
+    chains, x = gm.training.TemperedChains(400, 4, 5), jnp.zeros((1, 2))
+    state = chains.init(model, params, key, gm.Batch(x))
+    draw = jax.jit(lambda key, state: chains.draw(model, params, key, state, gm.Batch(x)))
+    for i in range(20):
+        state, samples, info = draw(jax.random.fold_in(key, i), state)
+    square = (samples.x**2).mean(1)
+    assert abs(square.mean() - 0.25) < 4.5 * square.std() / 20 and info["swap_rate"] > 0.3
+
+
 def test_refused(key):
+    no_base = gm.models.EnergyModel((2,), Quadratic())
+    params = no_base.init(key, np.ones((3, 2)))
+    with pytest.raises(ValueError, match="goes from the base of an EnergyModel to the model, and this one has none"):
+        normalizer_bracket(no_base, params, np.ones((3, 2)), key=key)
     model, params, data = case("bernoulli")
     with pytest.raises(TypeError, match="^model must be an UnnormalizedModel"):
         normalizer_bracket(gm.flows.affine((2,)), {}, data, key=key)

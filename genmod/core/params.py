@@ -62,8 +62,14 @@ def cast(params: Params, dtype: Any) -> Params:
 
 
 def interpolated(start: Params, end: Params, share: Array) -> Params:
-    """(1 - share) start + share end, `end` exactly at share = 1."""
-    return jax.tree.map(lambda a, b: (1 - share).astype(b.dtype) * a + share.astype(b.dtype) * b, start, end)
+    """(1 - share) start + share end, `end` exactly at share = 1; of integers, such as permutations, those of `end`."""
+
+    def between(a, b):
+        if not jnp.issubdtype(jnp.result_type(b), jnp.inexact):
+            return b
+        return (1 - share).astype(b.dtype) * a + share.astype(b.dtype) * b
+
+    return jax.tree.map(between, start, end)
 
 
 def num_params(params: Params) -> int:

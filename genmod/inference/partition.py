@@ -1,11 +1,12 @@
-"""log Z of Boltzmann machines, by annealing from independent units, whose Z is known, to the machine (`samplers.annealed`).
+"""log Z by annealing from a law of known Z, the model's `reference`, to the model (`samplers.annealed`).
 
-    parameters at beta = (1 - beta) those of independent units + beta those of the machine
+    parameters at beta = (1 - beta) those of the reference + beta those of the model
 
-The chains move by the machine's own kernel at every beta (Salakhutdinov & Murray 2008, 10.1145/1390156.1390266). Forwards they
-bound log Z from below in expectation, backwards from exact draws of the machine from above (Grosse et al. 2015,
-arXiv:1511.02543). Backwards from a datum they bound its log-probability under the law in which forward chains end, which tends to
-the machine's as the levels grow (RAISE, Burda et al. 2015, arXiv:1412.8566).
+Of a Boltzmann machine the reference is one of independent units, of an `EnergyModel` its base. The chains move by the model's own
+kernel at every beta (Salakhutdinov & Murray 2008, 10.1145/1390156.1390266). Forwards they bound log Z from below in expectation,
+backwards from exact draws of the model from above (Grosse et al. 2015, arXiv:1511.02543). Backwards from a datum they bound its
+log-probability under the law in which forward chains end, which tends to the model's as the levels grow (RAISE, Burda et al.
+2015, arXiv:1412.8566).
 """
 
 import functools
@@ -42,8 +43,8 @@ def normalizer_bracket(
     """log Z in nats from both sides, each with its standard error, the effective number of chains and the k-hat of their weights.
 
     Args:
-      model: a machine. params: of it.
-      data: rows x, or pairs (x, context), whose marginals the independent units have: any do, those of training are near.
+      model: a machine, or an `EnergyModel` with a base. params: of it.
+      data: rows x, or pairs (x, context), whose marginals independent units have: any do, those of training are near.
       key: of chains and draws.
       draws: of the machine, rows or pairs: exact ones by `Normalized(model).sample`, or ends of long chains; the upper bound
         holds as far as they are exact. None: the ends of chains of the model's `num_sweeps`.
@@ -83,7 +84,7 @@ def annealed_log_prob(
 
 def _checked(model: UnnormalizedModel, data: Any, **counts: int) -> Any:
     if not isinstance(model, UnnormalizedModel):
-        raise TypeError(f"model must be an UnnormalizedModel such as a RestrictedBoltzmannMachine, got {model!r}")
+        raise TypeError(f"model must be an UnnormalizedModel such as a RestrictedBoltzmannMachine or an EnergyModel, got {model!r}")
     check_count(**counts)
     x, context, _ = model.read(data)
     if not isinstance(x, Tracer):
@@ -94,7 +95,7 @@ def _checked(model: UnnormalizedModel, data: Any, **counts: int) -> Any:
 @functools.partial(jax.jit, static_argnums=0)
 def _bracket(static, params, key, data, draws):
     model, num_chains, num_levels = static
-    base, log_z = model.independent(*data)
+    base, log_z = model.reference(params, *data)
     begin = model.random_configurations(base, stream(key, "begin"), num_chains)
     forwards = _anneal(model, annealed_importance, num_levels, base, params, stream(key, "forwards"), begin)
     if draws is None:
@@ -110,7 +111,7 @@ def _bracket(static, params, key, data, draws):
 @functools.partial(jax.jit, static_argnums=0)
 def _of_rows(static, params, key, data, rows):
     model, num_chains, num_levels = static
-    base, log_z = model.independent(*data)
+    base, log_z = model.reference(params, *data)
 
     def one(row):
         key, x, context = row

@@ -70,11 +70,11 @@ class BoltzmannMachine(UnnormalizedModel):
         return upper + upper.T
 
     def _init(self, key, x, context):
-        params, _ = self.independent(x)
+        params, _ = self.reference({}, x)
         couplings = params["couplings"]
         return params | {"couplings": self.start_scale * jax.random.normal(key, couplings.shape, couplings.dtype)}
 
-    def independent(self, x, context=None):
+    def reference(self, params, x, context=None):  # independent units, whatever the parameters
         bias = jnp.pad(BernoulliUnits(self.shape).fitted(x)["bias"], (0, self.num_hidden))
         num = self.num_units * (self.num_units - 1) // 2
         return {"bias": bias, "couplings": jnp.zeros(num, bias.dtype)}, jax.nn.softplus(bias).sum()

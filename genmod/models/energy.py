@@ -58,8 +58,9 @@ class EnergyModel(UnnormalizedModel):
       step_size: e of x + e score + sqrt(2 e) z, in units of the variances of the data.
       num_sweeps: steps of the chain whose end is a draw.
 
-    Parameters: {"network", "units": Fixed mean and scale of the data}, and "base", `Fixed`: not trained. The parameters of a
-    base that was trained before go in by `params | {"base": gm.Fixed(its parameters)}`. Raises ValueError or TypeError for parts
+    Parameters: {"network", "units": Fixed mean and scale of the data, "beta": Fixed factor 1 of the network}, and "base", `Fixed`:
+    not trained. The parameters of a base that was trained before go in by `params | {"base": gm.Fixed(its parameters)}`; `beta`
+    goes from 0, the base, to 1 in annealing (`inference.normalizer_bracket`) and tempering. Raises ValueError or TypeError for parts
     that do not fit each other; `init` for a network with another output.
     """
 
@@ -143,12 +144,24 @@ class EnergyModel(UnnormalizedModel):
 
         return Kernel(init, step)
 
+    def reference(self, params, x, context=None):
+        """The base, of log Z = 0: the parameters at beta = 0."""
+        if self.base is None or self.context_shape is not None:
+            what = "has none" if self.base is None else "has contexts, each with a Z of its own"
+            raise ValueError(
+                f"annealing goes from the base of an EnergyModel to the model, and this one {what}; give it a base, such as "
+                "gm.flows.affine(event_shape), or take the integral of exp(log_prob)"
+            )
+        beta = params["beta"].tree
+        return params | {"beta": Fixed(jnp.zeros_like(beta))}, jnp.zeros((), beta.dtype)
+
     def _init(self, key, x, context):
         keys = jax.random.split(key)
         given = None if context is None else context[0]
         std = x.std(0)
         params: dict[str, Any] = {"network": nets.init(self.network, keys[0], *present(x[0], given))}
         params["units"] = Fixed({"mean": x.mean(0), "scale": jnp.where(std > 0, std, 1.0).astype(x.dtype)})
+        params["beta"] = Fixed(jnp.ones((), jnp.promote_types(x.dtype, jnp.float32)))
         if self.base is not None:
             params["base"] = Fixed(self.base._init(keys[1], x, self._of_base(context)))
         jax.eval_shape(lambda: self._network_energy(params, x[0], given))
@@ -156,7 +169,7 @@ class EnergyModel(UnnormalizedModel):
 
     def _network_energy(self, params: Params, x: Array, context: Context) -> Array:
         energy = as_number("network", nets.apply(self.network, params["network"], *present(x, context)))
-        return energy.astype(jnp.promote_types(energy.dtype, jnp.float32))
+        return params["beta"].constant * energy.astype(jnp.promote_types(energy.dtype, jnp.float32))
 
     def _of_base(self, context: Context) -> Context:
         return None if self.base is None or self.base.context_shape is None else context

@@ -106,7 +106,7 @@ class RestrictedBoltzmannMachine(UnnormalizedModel):
     # --- the model ------------------------------------------------------------------------------------------------------------
 
     def _init(self, key, x, context):
-        params, _ = self.independent(x, context)
+        params, _ = self.reference({}, x, context)
         weights = self.start_scale * jax.random.normal(key, params["weights"].shape, params["weights"].dtype)
         if not isinstance(self.visible, GaussianUnits):
             return params | {"weights": weights}
@@ -116,7 +116,7 @@ class RestrictedBoltzmannMachine(UnnormalizedModel):
         offsets = jnp.concatenate([params["visible"]["bias"], *of_label]), of_hidden
         return self.uncentred(self.centred(params, offsets) | {"weights": weights}, offsets)
 
-    def independent(self, x, context=None):
+    def reference(self, params, x, context=None):  # independent units, whatever the parameters
         layers = {"visible": self.visible.fitted(x), "hidden": self.hidden.neutral()}
         if context is not None:
             layers["label"] = self._label.fitted(jnp.argmax(context, -1))

@@ -90,9 +90,12 @@ class UnnormalizedModel(Model, abc.ABC):
         """The states by which Z is summed, of pairs or of x with this ONE context. Raises ValueError for too many."""
         raise NotImplementedError(f"{type(self).__name__} cannot be summed over its states")
 
-    def independent(self, x: Array, context: Context = None) -> tuple[Params, Array]:
-        """(Parameters of independent units with the marginals of rows x, log Z of these), where annealing begins."""
-        raise NotImplementedError(f"{type(self).__name__} has no machine of independent units")
+    def reference(self, params: Params, x: Array, context: Context = None) -> tuple[Params, Array]:
+        """(Parameters, shaped like these, of a law near that of rows x, its log Z), where annealing to `params` begins.
+
+        Chains that begin at random are exact draws of that law, and on the straight line between are parameters, too.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no law of known Z from which annealing could begin")
 
     def offsets_one(self, params: Params, configuration: Configuration) -> Any:
         """The units of ONE configuration, about whose means parameters may be `centred`; None: there is nothing to centre."""

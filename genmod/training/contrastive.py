@@ -121,7 +121,7 @@ class PersistentChains(Chains):
 
 
 class TemperedState(NamedTuple):
-    """The replicas, (num_chains, num_levels, ...), and the parameters of the independent units at the first level."""
+    """The replicas, (num_chains, num_levels, ...), and the parameters of the law at the first level."""
 
     replicas: Configuration
     base: Params
@@ -129,9 +129,9 @@ class TemperedState(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class TemperedChains(Chains):
-    """Persistent chains by parallel tempering, on the straight line of parameters from independent units to the model.
+    """Persistent chains by parallel tempering, on the straight line of parameters from the model's `reference` to the model.
 
-    The independent units have the marginals of the first batch. The metric "swap_rate" is the least of the mean rates at which
+    Of machines these are independent units with the marginals of the first batch, of an `EnergyModel` its base. The metric "swap_rate" is the least of the mean rates at which
     neighbours swap: near zero the levels are too few.
 
     Attributes:
@@ -147,7 +147,7 @@ class TemperedChains(Chains):
         check(self.num_levels > 1, f"num_levels must be at least 2, got {self.num_levels}")
 
     def init(self, model, params, key, data, weight=None):
-        base, _ = model.independent(data.x, data.context)
+        base, _ = model.reference(params, data.x, data.context)
         flat = model.random_configurations(base, key, self.num_chains * self.num_levels)
         shape = (self.num_chains, self.num_levels)
         return TemperedState(jax.tree.map(lambda a: a.reshape(*shape, *a.shape[1:]), flat), base)
