@@ -67,12 +67,11 @@ def markdown(results: list[tuple[dict[str, Any], float]]) -> str:
     known = "limit_nats" in first
     limit = f"exact limit {first['limit_nats']:.4f} nats" if known else "no exact limit known"
     header = ["model", "parameters", "test NLL (nats)", *(["gap (nats)"] if known else []), "seconds (wall)"]
-    lines = [header, ["---", *["---:"] * (len(header) - 1)]]
+    names, rows = ["nll_nats", "gap_nats"] if known else ["nll_nats"], []
     for found, seconds in results:
-        gap = [gm.lab.with_error(found["gap_nats"], found["gap_nats_sem"])] if known else []
-        nll = gm.lab.with_error(found["nll_nats"], found["nll_nats_sem"])
-        lines.append([found["model"], f"{found['num_params']:,}", nll, *gap, f"{seconds:.0f}"])
-    table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
+        values = [gm.lab.number(found[name], found[f"{name}_sem"]) for name in names]
+        rows.append((found["model"], gm.lab.number(found["num_params"], form=","), *values, gm.lab.number(seconds, form=".0f")))
+    table = gm.lab.markdown(gm.lab.Table(tuple(header), tuple(rows)))
     return f"### {first['data']}: {limit}, {first['num_test']:,} test points\n\n{table}"
 
 

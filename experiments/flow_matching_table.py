@@ -19,11 +19,11 @@ from experiments import flow_matching
 ROWS = {"rectified": ("first", "", "one_step")}  # prefixes of the metrics of one run
 NAMES = {"first": "icfm", "": "rectified (reflow)", "one_step": "distilled"}
 PUBLISHED = {  # W2 and NPE of Tong et al. 2023, arXiv:2302.00482, table 2
-    ("normal_moons", "otcfm"): ".130, .083",
-    ("normal_moons", "icfm"): ".178, .891",
-    ("normal_moons", "fm"): ".209, .762",
-    ("moons_eight_gaussians", "otcfm"): ".601, .015",
-    ("moons_eight_gaussians", "icfm"): "1.557, 2.68",
+    ("normal_moons", "otcfm"): gm.lab.Cell(".130, .083", 0.130),
+    ("normal_moons", "icfm"): gm.lab.Cell(".178, .891", 0.178),
+    ("normal_moons", "fm"): gm.lab.Cell(".209, .762", 0.209),
+    ("moons_eight_gaussians", "otcfm"): gm.lab.Cell(".601, .015", 0.601),
+    ("moons_eight_gaussians", "icfm"): gm.lab.Cell("1.557, 2.68", 1.557),
 }
 
 
@@ -91,21 +91,23 @@ def mean(runs: list[dict[str, Any]], name: str) -> float:
 def markdown(pair: str, cells: dict[str, list[dict[str, Any]]]) -> str:
     """A row per method: means over seeds, +- their standard deviation."""
     header = ["method", "W2", "floor", "NPE", "straightness", "NFE", "W2 of 1 Euler step", "W2 of 8", "published W2, NPE"]
-    lines = [header, ["---", *["---:"] * (len(header) - 1)]]
+    rows = []
     for name, runs in cells.items():
         if name == NAMES["one_step"]:  # made for one Euler step; nothing else of it means anything
-            lines.append([name, *[""] * 5, spread(runs, "w2_euler_1"), "", ""])
+            rows.append((name, *[""] * 5, spread(runs, "w2_euler_1"), "", ""))
             continue
-        values = [spread(runs, "w2"), f"{mean(runs, 'w2_floor'):.3f}", spread(runs, "npe"), spread(runs, "straightness")]
+        floor = gm.lab.number(mean(runs, "w2_floor"), form=".3f")
+        values = [spread(runs, "w2"), floor, spread(runs, "npe"), spread(runs, "straightness")]
         euler = [spread(runs, f"w2_euler_{n}") for n in (1, 8)]
-        lines.append([name, *values, f"{mean(runs, 'nfe'):.0f}", *euler, PUBLISHED.get((pair, name), "")])
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+        nfe = gm.lab.number(mean(runs, "nfe"), form=".0f")
+        rows.append((name, *values, nfe, *euler, PUBLISHED.get((pair, name), "")))
+    return gm.lab.markdown(gm.lab.Table(tuple(header), tuple(rows)))
 
 
-def spread(runs: list[dict[str, Any]], name: str) -> str:
+def spread(runs: list[dict[str, Any]], name: str) -> gm.lab.Cell:
     values = [r[name] for r in runs]
-    deviation = f" +- {np.std(values, ddof=1):.3f}" if len(values) > 1 else ""
-    return f"{np.mean(values):.3f}{deviation}"
+    deviation = float(np.std(values, ddof=1)) if len(values) > 1 else None
+    return gm.lab.number(float(np.mean(values)), deviation, ".3f")
 
 
 if __name__ == "__main__":

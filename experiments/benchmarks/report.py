@@ -5,6 +5,7 @@ import platform
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import genmod as gm
 from experiments.benchmarks.peer import OURS, Family
 
 Cells = Mapping[str, Any]
@@ -37,14 +38,13 @@ def figure(values: Values, library: str) -> str:
 def table(cells: Cells, columns: list[str], values: Callable[[dict], dict], text: Callable[[Values, str], str]) -> str:
     """A row per cell and key of `values(what is known of a library)`; n/a for a library that lacks the key."""
     libraries = list(versions(cells))
-    header = ["cell", *columns, *libraries]
-    lines = [header, ["---"] * len(header)]
+    rows = []
     for name, cell in cells.items():
         found = {library: values(mine) for library, mine in cell["libraries"].items()}
         for key in dict.fromkeys(key for mine in found.values() for key in mine):
             at = {library: mine[key] for library, mine in found.items() if key in mine}
-            lines.append([name, *key, *(text(at, library) if library in at else "n/a" for library in libraries)])
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+            rows.append((name, *key, *(text(at, library) if library in at else "n/a" for library in libraries)))
+    return gm.lab.markdown(gm.lab.Table(("cell", *columns, *libraries), tuple(rows)))
 
 
 def times(cells: Cells, unit: str, family: Family) -> str:

@@ -134,3 +134,29 @@ def densities(path: Path, columns: dict[str, tuple[Any, Any]], low: Any, high: A
     axes[2][0].set_ylabel("draws", fontsize=9)
     figure.suptitle(title, fontsize=10)
     _save(figure, path)
+
+
+def images_of_density(path: Path, panels: dict[str, Any], low: Any, high: Any, *, columns: int = 6, title: str = "") -> None:
+    """Densities in the plane, a panel for each name, so many in a row, on one scale.
+
+    Args:
+      path: of the PNG.
+      panels: name -> log p at the midpoints of num x num cells, the first axis that of x_1. The scale ends at the 99.9 % quantile of
+        the first.
+      low, high: the corners of the box, (2,) each.
+      columns: panels in a row. title: of the figure.
+    """
+    aspect = float((high[1] - low[1]) / (high[0] - low[0]))
+    columns = min(columns, len(panels))
+    rows = -(-len(panels) // columns)
+    size = (2.1 * columns + 0.2, (2.1 * aspect + 0.3) * rows + 0.3)
+    figure, axes = _pyplot().subplots(rows, columns, figsize=size, squeeze=False, constrained_layout=True)
+    brightest = float(np.quantile(np.exp(next(iter(panels.values()))), 0.999))
+    extent = (low[0], high[0], low[1], high[1])
+    for axis in axes.flat:
+        axis.set_axis_off()
+    for axis, (name, log_p) in zip(axes.flat, panels.items(), strict=False):
+        axis.imshow(np.exp(np.asarray(log_p)).T, cmap="magma", vmin=0, vmax=brightest, origin="lower", extent=extent)
+        axis.set_title(name, fontsize=9)
+    figure.suptitle(title, fontsize=10)
+    _save(figure, path)
