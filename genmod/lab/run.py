@@ -85,10 +85,12 @@ def execute(experiment: Callable[[Any, Run], dict[str, Any]], config: Any, out: 
     done = run.folder / "metrics.json"
     if done.exists():
         _check_config(run.folder, described)
+        _check_version(run.folder)
         print(f"already done: {done}")
         return json.loads(done.read_text())
     run.folder.mkdir(parents=True, exist_ok=True)
     _check_config(run.folder, described)
+    _check_version(run.folder)
     _write(run.folder / "config.json", described)
     _write(run.folder / "provenance.json", provenance())
     begun = time.perf_counter(), time.process_time()
@@ -177,6 +179,14 @@ def _check_config(folder: Path, described: dict[str, Any]) -> None:
     path = folder / "config.json"
     if path.exists() and json.loads(path.read_text()) != described:
         raise ValueError(f"{folder} holds a run of another config; choose another --out, or delete it")
+
+
+def _check_version(folder: Path) -> None:
+    """Raises ValueError for a run that another version of the library has begun: its numbers may mean something else."""
+    path, own = folder / "provenance.json", provenance()["versions"]["genmod-jax"]
+    begun = json.loads(path.read_text())["versions"].get("genmod-jax") if path.exists() else None
+    if begun is not None and own is not None and begun != own:
+        raise ValueError(f"{folder} holds a run of genmod {begun}, and this is genmod {own}; choose another --out, or delete it")
 
 
 def _write(path: Path, content: Any) -> None:

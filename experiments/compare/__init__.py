@@ -1,0 +1,1 @@
+"""One table over all families: `python -m experiments.compare`."""

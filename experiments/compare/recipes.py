@@ -1,0 +1,22 @@
+"""All recipes by name: a new one is an entry of `vectors.RECIPES` or of `discrete.RECIPES`."""
+
+from experiments.compare import discrete, vectors
+from experiments.compare.recipe import Fitted, Recipe, Task
+
+# The row of the law itself: fresh draws of it in the place of samples.
+TRUTH = "truth"
+
+
+def _not_trained(task: Task) -> Fitted:
+    raise NotImplementedError("the law itself is not trained")
+
+
+RECIPES: dict[str, Recipe] = {TRUTH: Recipe("reference", _not_trained, levels=(2, float("inf")))}
+RECIPES |= vectors.RECIPES | discrete.RECIPES
+
+
+def find(name: str) -> Recipe:
+    """A recipe by name. Raises ValueError, which lists the names, for another."""
+    if name not in RECIPES:
+        raise ValueError(f"model must be one of {', '.join(RECIPES)}; got {name!r}")
+    return RECIPES[name]
