@@ -28,7 +28,6 @@ from genmod.core.keys import stream
 
 PAIR = "normal_moons"
 STUDENTS = {"mean flow": "flow", "consistency training": "diffusion", "consistency distillation": "diffusion"}
-LONGER = ("diffusion", "consistency training")
 EVALUATIONS = (1, 2, 50)
 
 
@@ -36,17 +35,21 @@ EVALUATIONS = (1, 2, 50)
 class Config:
     data: Literal["moons", "digits"] = "moons"
     hidden_sizes: tuple[int, ...] | None = None
-    """None: three layers of 128 in the plane, of 512 for digits."""
+    """None: three layers of 128 in the plane, of 256 for digits."""
     num_steps: int = 10_000
-    """Of each model; the diffusion, which is a teacher, and consistency training take twice as many."""
+    """Of the flow; the others, which have more to learn, take twice as many."""
     batch_size: int = 256
     learning_rate: float = 2e-3
     """Peak of a cosine schedule that ends at zero."""
     ema_decay: float = 0.999
     span_share: float = 0.5
-    """MeanFlow: the share of spans that are no points."""
-    num_levels: int = 40
-    """Consistency distillation: intervals between noise levels. Training from data doubles 10 of them to four times as many."""
+    """MeanFlow: the share of spans that are no points. They end at the data, as that of one evaluation does."""
+    num_levels: int = 4
+    """Consistency distillation: intervals between noise levels."""
+    num_solves: int = 6
+    """Its steps of Heun's method in each."""
+    training_levels: tuple[int, int] = (10, 160)
+    """Consistency training: the first and the last number of intervals."""
     num_eval: int = 10_000
     """Samples in the plane."""
     seed: int = 0
@@ -83,7 +86,7 @@ def experiment(config: Config, run: gm.lab.Run) -> dict[str, Any]:
     for name, model in models.items():
         params[name] = train(config, run, task, name, model, params, stream(key, name))
     rows, shown, metrics = [], {"data": task.target}, {"model": "one_step", "data": config.data}
-    for name, num, sampler in samplers(models):
+    for name, num, sampler in samplers(config, models):
         model = sampler(models[name.split(",")[0]])
         samples = np.asarray(model.sample(params[name.split(",")[0]], stream(key, "samples"), task.num_samples))
         found = task.measure(samples)
@@ -100,7 +103,7 @@ def experiment(config: Config, run: gm.lab.Run) -> dict[str, Any]:
 
 def models_of(config: Config, task: Task) -> dict[str, Any]:
     """The five models, teachers first, whose networks have the same hidden layers."""
-    sizes = config.hidden_sizes or ((128,) * 3 if config.data == "moons" else (512,) * 3)
+    sizes = config.hidden_sizes or ((128,) * 3 if config.data == "moons" else (256,) * 3)
     plane = config.data == "moons"
     path, coupling = gm.transport.Linear(), gm.transport.ExactAssignment()
     common = {"path": path, "coupling": coupling, "hidden_sizes": sizes, "standardize": False}
@@ -108,7 +111,6 @@ def models_of(config: Config, task: Task) -> dict[str, Any]:
     # Digits come in units of one scale; pixels that are always black have none of their own.
     shared = {"schedule": denoising.EDM(low, high), "hidden_sizes": sizes}
     shared |= {"scaling": gm.bijectors.Standardize()} if plane else {"scaling": None, "data_scale": 1.0}
-    last = 4 * config.num_levels
     levels: dict[str, Any] = {"mean": -0.5, "std": 2.0}
     diffusion = gm.flows.diffusion(
         task.event_shape,
@@ -119,10 +121,10 @@ def models_of(config: Config, task: Task) -> dict[str, Any]:
     return {
         "flow": gm.flows.flow_matching(task.event_shape, **common),
         "diffusion": diffusion,
-        "mean flow": gm.flows.mean_flow(task.event_shape, spans=gm.models.UniformSpans(config.span_share), **common),
+        "mean flow": gm.flows.mean_flow(task.event_shape, spans=gm.models.UniformSpans(config.span_share, 1.0), **common),
         "consistency training": gm.flows.consistency(
             task.event_shape,
-            levels=denoising.NeighboringLevels(min(10, last), last, 2 * config.num_steps, **levels),
+            levels=denoising.NeighboringLevels(*config.training_levels, 2 * config.num_steps, **levels),
             huber_scale=0.03,
             **shared,
         ),
@@ -130,6 +132,7 @@ def models_of(config: Config, task: Task) -> dict[str, Any]:
             diffusion,
             levels=denoising.NeighboringLevels(config.num_levels, config.num_levels, **levels),
             huber_scale=float("inf"),
+            num_solves=config.num_solves,
         ),
     }
 
@@ -139,7 +142,7 @@ def train(config: Config, run: gm.lab.Run, task: Task, name: str, model: Any, tr
     distilled = name == "consistency distillation"
     example = task.draw(stream(key, "example"), 4_096)
     params = model.taught(trained["diffusion"]) if distilled else model.init(stream(key, "init"), example)
-    num_steps = config.num_steps * (2 if name in LONGER else 1)
+    num_steps = config.num_steps * (1 if name == "flow" else 2)
     # What is distilled begins near its end; the target of consistency moves with the parameters, so it goes in smaller steps.
     rate = config.learning_rate * (0.5 if name.startswith("consistency") else 1.0)
     folder = run.folder / name.replace(" ", "_")
@@ -159,7 +162,7 @@ def train(config: Config, run: gm.lab.Run, task: Task, name: str, model: Any, tr
     return fit.params
 
 
-def samplers(models: dict[str, Any]) -> list[tuple[str, int, Callable[[Any], Any]]]:
+def samplers(config: Config, models: dict[str, Any]) -> list[tuple[str, int, Callable[[Any], Any]]]:
     """(row, evaluations, model -> the model that draws with so many), of all rows of the table."""
 
     def euler(num):
@@ -176,7 +179,9 @@ def samplers(models: dict[str, Any]) -> list[tuple[str, int, Callable[[Any], Any
     found = [("flow", num, euler(num)) for num in EVALUATIONS]
     found += [("diffusion, DDIM", num, diffused(denoising.DDIM(), num)) for num in EVALUATIONS]
     found += [("diffusion, Heun", num, diffused(denoising.Heun(), num)) for num in EVALUATIONS[1:]]
-    return found + [(name, num, own(num)) for name in models if name in STUDENTS for num in EVALUATIONS]
+    # A distillation knows the levels that it was trained at, and no others.
+    known = {"consistency distillation": [num for num in EVALUATIONS if config.num_levels % num == 0]}
+    return found + [(name, num, own(num)) for name in models if name in STUDENTS for num in known.get(name, EVALUATIONS)]
 
 
 # --- the data ------------------------------------------------------------------------------------------------------------------

@@ -358,6 +358,12 @@ DIFFUSIONS: dict[str, Callable[..., Diffusion]] = {
     "diffusion": functools.partial(flows.diffusion, hidden_sizes=(8,), integrator=FixedSteps(16)),
 }
 
+# The builders of one-step generators that need no teacher, small.
+ONE_STEP: dict[str, Callable[..., Model]] = {
+    "consistency": functools.partial(flows.consistency, hidden_sizes=(8,)),
+    "mean_flow": functools.partial(flows.mean_flow, hidden_sizes=(8,)),
+}
+
 # The builders of models with latents, small.
 AUTOENCODERS: dict[str, Callable[..., Model]] = {
     "variational_autoencoder": functools.partial(flows.variational_autoencoder, latent_dim=2, hidden_sizes=(8,)),

@@ -69,7 +69,7 @@ def check_mean(values, wanted):
     assert abs(values.mean() - wanted) < NUM_SEM * values.std() / np.sqrt(values.size), (values.mean(), wanted)
 
 
-@pytest.mark.parametrize("kernel_fn", [by_mala, by_random_walk])
+@pytest.mark.parametrize("kernel_fn", [by_mala, pytest.param(by_random_walk, marks=pytest.mark.slow)])
 def test_a_two_sided_bracket(key, kernel_fn):
     """The weights have the right expectation in both directions; the mean logs lie on both sides of the truth."""
     keys = jax.random.split(key, 3)

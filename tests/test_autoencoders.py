@@ -43,6 +43,9 @@ POSTERIORS = {
     "full_gaussian": flows.full_gaussian_posterior(LATENT, FEATURES),
 } | {name: flows.amortized_posterior(LATENT, FEATURES, layer, 2) for name, layer in LAYERS.items()}
 SLOW = {
+    "planar",
+    "iaf",
+    "sylvester_orthogonal",
     "radial",
     "full_gaussian",
     "spline",

@@ -257,6 +257,7 @@ def test_generate_is_sample_without_options(key):
     np.testing.assert_array_equal(model.generate(params, key, 50), model.sample(params, key, 50))
 
 
+@pytest.mark.slow
 def test_a_prompt_goes_on_by_its_conditional(key):
     """Draws after a prompt follow p(x | x begins with the prompt), and keep it."""
     for name, prompt in (("words_transformer", [2, 0]), ("words_gru", [0])):

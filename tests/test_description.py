@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from registry import AUTOENCODERS, BIJECTORS, DIFFUSIONS, FLOWS, IMAGE_FLOWS, LATTICE_FLOWS
+from registry import AUTOENCODERS, BIJECTORS, DIFFUSIONS, FLOWS, IMAGE_FLOWS, LATTICE_FLOWS, ONE_STEP
 
 import genmod as gm
 from genmod.core.description import canonical
@@ -180,12 +180,14 @@ def test_describe_tells_different_things_apart(name):
     assert text(one) == text(one)
 
 
-OTHERS = {**IMAGE_FLOWS, **LATTICE_FLOWS, **DIFFUSIONS, **AUTOENCODERS}
+OTHERS = {**IMAGE_FLOWS, **LATTICE_FLOWS, **DIFFUSIONS, **ONE_STEP, **AUTOENCODERS}
 
 
 @pytest.mark.parametrize("models", [FLOWS, OTHERS], ids=["vectors", "others"])
 def test_models_of_the_registry_have_descriptions_of_their_own(models):
-    shapes = dict.fromkeys((*FLOWS, *LATTICE_FLOWS, *DIFFUSIONS, *AUTOENCODERS), (4,)) | dict.fromkeys(IMAGE_FLOWS, (4, 4, 1))
+    shapes = dict.fromkeys((*FLOWS, *LATTICE_FLOWS, *DIFFUSIONS, *ONE_STEP, *AUTOENCODERS), (4,)) | dict.fromkeys(
+        IMAGE_FLOWS, (4, 4, 1)
+    )
     one, other = ({name: make(shapes[name]) for name, make in models.items()} for _ in "ab")
     for name in models:
         assert one[name] == other[name] and hash(one[name]) == hash(other[name]) and text(one[name]) == text(other[name])

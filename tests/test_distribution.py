@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.stats
-from registry import AUTOENCODERS, DEQUANTIZERS, DIFFUSIONS, FLOWS, IMAGE_FLOWS, LATTICE_FLOWS, LAWS
+from registry import AUTOENCODERS, DEQUANTIZERS, DIFFUSIONS, FLOWS, IMAGE_FLOWS, LATTICE_FLOWS, LAWS, ONE_STEP
 
 import genmod as gm
 from genmod import flows
@@ -35,7 +35,7 @@ SIGMOID = gm.models.Flow(
 
 # Every family and builder.
 MODELS: dict[str, Distribution] = {
-    **{name: make((3,)) for name, make in {**FLOWS, **DIFFUSIONS, **AUTOENCODERS}.items()},
+    **{name: make((3,)) for name, make in {**FLOWS, **DIFFUSIONS, **ONE_STEP, **AUTOENCODERS}.items()},
     **{name: make(IMAGE) for name, make in IMAGE_FLOWS.items()},
     **{name: make((2, 4)) for name, make in LATTICE_FLOWS.items()},
     **LAWS,

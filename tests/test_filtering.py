@@ -100,7 +100,13 @@ LAWS = {
 }
 
 
-@pytest.mark.parametrize(("net", "law"), [("gru", "flow"), ("conv", "gaussian"), ("transformer", "levels")])
+@pytest.mark.parametrize(
+    ("net", "law"),
+    [
+        ("conv", "gaussian"),
+        *(pytest.param(*pair, marks=pytest.mark.slow) for pair in (("gru", "flow"), ("transformer", "levels"))),
+    ],
+)
 def test_no_step_sees_the_future_and_steps_are_the_whole(net, law, key):
     model = Filtering(NETS[net], LAWS[law], LENGTH, 2)
     z, x = simulated(8, 4)

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from registry import AUTOENCODERS, DEQUANTIZERS, DIFFUSIONS, FLOWS, IMAGE_FLOWS, LATTICE_FLOWS
+from registry import AUTOENCODERS, DEQUANTIZERS, DIFFUSIONS, FLOWS, IMAGE_FLOWS, LATTICE_FLOWS, ONE_STEP
 
 import genmod as gm
 from genmod import bijectors as bj, flows
@@ -70,7 +70,7 @@ def mass(log_prob, cell):
 
 
 def test_every_builder_is_in_the_registry():
-    builders = FLOWS | IMAGE_FLOWS | LATTICE_FLOWS | DEQUANTIZERS | DIFFUSIONS | AUTOENCODERS
+    builders = FLOWS | IMAGE_FLOWS | LATTICE_FLOWS | DEQUANTIZERS | DIFFUSIONS | ONE_STEP | AUTOENCODERS
     built_here = {getattr(make, "func", make) for make in builders.values()}
     public = {
         f
@@ -83,7 +83,8 @@ def test_every_builder_is_in_the_registry():
     of_latents = {flows.interpolate, flows.resample, flows.multi_scale}  # what is done with a flow
     of_autoencoders = {flows.amortized_posterior, flows.full_gaussian_posterior}  # test_autoencoders.py
     of_autoencoders |= {flows.iaf_layer, flows.coupling_layer}
-    assert public == built_here | of_latents | of_autoencoders
+    of_a_teacher = {flows.consistency_distillation}  # test_one_step.py
+    assert public == built_here | of_latents | of_autoencoders | of_a_teacher
 
 
 # --- densities ---------------------------------------------------------------------------------------------------------------

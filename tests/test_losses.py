@@ -96,6 +96,8 @@ MODELS = {
     "Flow": lambda: gm.flows.real_nvp((2,), 1, **SMALL),
     "FlowMatching": lambda: gm.flows.flow_matching((2,), **SMALL),
     "Diffusion": lambda: gm.flows.diffusion((2,), **SMALL),
+    "Consistency": lambda: gm.flows.consistency((2,), **SMALL),
+    "MeanFlow": lambda: gm.flows.mean_flow((2,), power=0.5, **SMALL),
     "ScoreModel": lambda: gm.models.ScoreModel(gm.nets.MLP((2,)), (2,)),
     "explicit ScoreModel": lambda: gm.models.ScoreModel(gm.nets.MLP((2,), jnp.tanh), (2,), "explicit"),
 }

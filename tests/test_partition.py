@@ -1,5 +1,7 @@
 """log Z by annealing against sums over all states."""
 
+import dataclasses
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -8,7 +10,7 @@ import pytest
 
 import genmod as gm
 from genmod.densities import BernoulliUnits, GaussianUnits
-from genmod.inference import annealed_log_prob, normalizer_bracket
+from genmod.inference import annealed_draws, annealed_log_prob, normalizer_bracket
 from genmod.models import BoltzmannMachine, Normalized, RestrictedBoltzmannMachine
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
@@ -90,8 +92,13 @@ def tilted(**options):
 
 def test_an_energy_is_annealed_from_its_base(key):
     model, params = tilted(step_size=0.2)
-    draws = 0.5 * jax.random.normal(jax.random.key(1), (500, 2))
-    found = normalizer_bracket(model, params, draws[:50], key=key, draws=draws, num_chains=500, num_levels=20)
+    x = np.ones((50, 2), np.float32)
+    draws = annealed_draws(
+        dataclasses.replace(model, num_sweeps=20), params, x, key=jax.random.key(1), num_draws=500, num_levels=20
+    )
+    square = (draws**2).mean(1)
+    assert draws.shape == (500, 2) and abs(square.mean() - 0.25) < 4.5 * square.std() / np.sqrt(500)
+    found = normalizer_bracket(model, params, x, key=key, draws=draws, num_chains=500, num_levels=20)
     for side in found:
         assert 0.005 < side.sem < 0.1 and abs(side.value + np.log(4.0)) < 4.5 * side.sem
 

@@ -16,7 +16,7 @@ import numpy as np
 
 import genmod as gm
 from experiments.compare import recipes, sets
-from experiments.compare.recipe import Fitted, Task
+from experiments.compare.recipe import Fitted, Task, timed
 from genmod.core.keys import stream
 
 
@@ -58,15 +58,15 @@ def experiment(config: Config, run: gm.lab.Run) -> dict[str, Any]:
     if reason := recipe.refuses(problem.data):
         return {"model": config.model, "data": config.data, "not_applicable": reason}
     key = stream(jax.random.key(config.seed), config.model)
-    begun = time.perf_counter()
-    fitted = recipe.fit(Task(config, problem.data, stream(key, "fit"), run))
-    seconds = time.perf_counter() - begun
+    with timed(run.folder / "train_seconds.json") as clock:
+        fitted = recipe.fit(Task(config, problem.data, stream(key, "fit"), run, clock))
+    seconds = clock()
     found: dict[str, Any] = {"model": config.model, "data": config.data, "num_params": gm.num_params(fitted.params)}
     found |= likelihood(config, problem, fitted, stream(key, "likelihood"))
     samples, found["sample_seconds"] = draw(config, fitted, stream(key, "samples"))
     found |= distances(config, problem, samples)
     found |= {"train_seconds": seconds} | limit
-    np.save(run.folder / "samples.npy", problem.back(samples[: config.num_compared]))
+    save(run, problem, samples[: config.num_compared])
     if problem.data.event_shape == (2,) and fitted.model.likelihood <= gm.Likelihood.UNNORMALIZED:
         shift = problem.log_scale + found.get("log_normalizer_nats", 0.0)
         log_prob_fn = functools.partial(fitted.model.log_prob, fitted.params, key=stream(key, "grid"))
@@ -85,7 +85,7 @@ def truth(config: Config, problem: sets.Problem, run: gm.lab.Run) -> dict[str, A
         if problem.data.event_shape == (2,):
             true_log_prob = problem.true_log_prob
             on_grid(problem, lambda z: true_log_prob(z) - problem.log_scale, run.folder / "log_prob.npz")
-    np.save(run.folder / "samples.npy", problem.back(samples[: config.num_compared]))
+    save(run, problem, samples[: config.num_compared])
     return found | distances(config, problem, samples)
 
 
@@ -111,20 +111,25 @@ def bracket(config: Config, problem: sets.Problem, fitted: Fitted, energy: float
     """The NLL between two numbers, by annealed importance sampling of log Z from both sides."""
     model, params = fitted.model, fitted.params
     assert isinstance(model, gm.models.UnnormalizedModel)
+    rows, num_levels = reshaped(problem.data.train, model), config.num_annealed_levels
+    draws = gm.inference.annealed_draws(
+        model, params, rows, key=stream(key, "draws"), num_draws=config.num_chains, num_levels=num_levels
+    )
     lower, upper = gm.inference.normalizer_bracket(
         model,
         params,
-        reshaped(problem.data.train, model),
+        rows,
         key=stream(key, "bracket"),
+        draws=draws,
         num_chains=config.num_chains,
-        num_levels=config.num_annealed_levels,
+        num_levels=num_levels,
     )
-    found = {}
+    found = {f"effective_chains_{end}": float(side.extras["effective_size"]) for end, side in (("low", lower), ("high", upper))}
     for end, side in (("low", lower), ("high", upper)):
         shift = float(side.value)
         found |= {f"nll_{end}_nats": energy + shift + problem.log_scale, f"nll_{end}_nats_sem": float(np.hypot(sem, side.sem))}
         if problem.true_log_prob is not None:
-            x = jnp.asarray(problem.data.test)
+            x = jnp.asarray(reshaped(problem.data.test, model))
             log_prob = np.asarray(model.log_prob(params, x), np.float64) - shift
             gap, gap_sem = gm.metrics.mean_and_sem(np.asarray(problem.true_log_prob(x), np.float64) - log_prob)
             found |= {f"gap_{end}_nats": float(gap), f"gap_{end}_nats_sem": float(np.hypot(gap_sem, side.sem))}
@@ -153,7 +158,7 @@ def distances(config: Config, problem: sets.Problem, samples: np.ndarray) -> dic
         kl = float(np.sum(1 / num * np.log(1 / num / np.maximum(shares, 1e-12)))) if (shares > 0).all() else float("inf")
         found |= {"num_modes": int((shares > 0.1 / num).sum()), "of_modes": num, "modes_kl_nats": kl}
     x, y = x[: config.num_compared], y[: config.num_compared]
-    num = min(len(x), len(y))
+    num = min(len(x), len(y), len(problem.data.validation))  # as many for the truth as for models
     if num < 50:
         return found
     x, y = x[:num], y[:num]
@@ -177,6 +182,11 @@ def on_grid(problem: sets.Problem, log_prob_fn: Callable[[Any], Any], path: Path
     points = np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, 2)
     log_prob = np.asarray(log_prob_fn(jnp.asarray(problem.to(points), jnp.float32)), np.float64)
     np.savez(path, log_prob=log_prob.reshape(num, num), low=low, high=high)
+
+
+def save(run: gm.lab.Run, problem: sets.Problem, samples: np.ndarray) -> None:
+    """Samples as events of the data, for the figure."""
+    np.save(run.folder / "samples.npy", problem.back(samples.reshape(-1, *problem.data.event_shape)))
 
 
 def reshaped(x: Any, model: gm.Model) -> Any:

@@ -4,8 +4,12 @@ The budget is a number of steps, of rows in each, and the widths of networks (`m
 Adam along a cosine, an average of the parameters, and best parameters by validation; a recipe that trains otherwise says so.
 """
 
+import contextlib
 import dataclasses
-from collections.abc import Callable
+import json
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
@@ -26,18 +30,41 @@ class Fitted(NamedTuple):
     decode: Callable[[Any], Any] = np.asarray
 
 
+@contextlib.contextmanager
+def timed(path: Path) -> Iterator[Callable[[], float]]:
+    """A clock of the seconds within, also of earlier processes that were killed: each reading is kept in a file."""
+    before, begun, after = json.loads(path.read_text()) if path.exists() else 0.0, time.perf_counter(), []
+
+    def read() -> float:
+        seconds = before + time.perf_counter() - begun
+        if after:
+            return after[0]
+        temporary = path.with_name(path.name + ".tmp")
+        temporary.write_text(json.dumps(seconds))
+        temporary.replace(path)
+        return seconds
+
+    yield read
+    after.append(read())
+
+
 class Task(NamedTuple):
-    """What a recipe is given: the sizes, the data in the units of the models, a key, and where the run keeps its things."""
+    """What a recipe is given: the sizes, the data in the units of the models, a key, where the run keeps its things, and a clock
+    that is read again and again."""
 
     config: "Config"
     data: gm.data.Dataset
     key: jax.Array
     run: gm.lab.Run
+    clock: Callable[[], float] = time.perf_counter
 
     @property
     def shape(self) -> tuple[int, ...]:
         """(D,), that of a datum as a vector."""
         return (int(np.prod(self.data.event_shape)),)
+
+    def _read_clock(self, *_: Any) -> None:
+        self.clock()
 
     def rows(self, part: str, shape: tuple[int, ...]) -> np.ndarray:
         """The rows of a part of the data as events of this shape."""
@@ -66,6 +93,7 @@ class Task(NamedTuple):
             validate_every=max(1, num_steps // 10),
             checkpoint=self.run.folder / f"checkpoint_{name}",
             log=self.run.log.with_name(f"log_{name}.jsonl"),
+            callback=self._read_clock,
             **usual | options,
         ).params
 

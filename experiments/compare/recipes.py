@@ -15,8 +15,13 @@ RECIPES: dict[str, Recipe] = {TRUTH: Recipe("reference", _not_trained, levels=(2
 RECIPES |= vectors.RECIPES | discrete.RECIPES
 
 
+def unknown(name: str) -> str:
+    """Why there is no recipe of this name; "" where there is."""
+    return "" if name in RECIPES else f"model must be one of {', '.join(RECIPES)}; got {name!r}"
+
+
 def find(name: str) -> Recipe:
     """A recipe by name. Raises ValueError, which lists the names, for another."""
-    if name not in RECIPES:
-        raise ValueError(f"model must be one of {', '.join(RECIPES)}; got {name!r}")
+    if reason := unknown(name):
+        raise ValueError(reason)
     return RECIPES[name]

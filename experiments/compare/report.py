@@ -10,23 +10,27 @@ import genmod as gm
 from experiments.compare import model_on_data
 from experiments.compare.cells import Cell
 from experiments.compare.recipes import TRUTH
-from experiments.compare.summary import Row, advice, row
+from experiments.compare.summary import Row, advice, level_with, row
+from experiments.density import TOYS
 
 TITLE = "Families side by side"
 INTRO = """
-Every model is trained by {steps:,} steps of {batch} rows, or, where it is not trained by gradients, as its recipe says
-(experiments/compare/vectors.py and discrete.py); best parameters by validation. Errors are standard errors, the larger of that
-over {seeds} seeds and that of the test points. Seconds are those of one core, compilation included in those of training; samples
-are {samples:,} draws.
+Every model is trained by {steps:,} steps of {batch} rows and measured with its best parameters by validation, but for those whose
+recipe says otherwise (experiments/compare/vectors.py and discrete.py): models fitted without gradients, games and chains, which
+are not validated, and a continuous flow, whose steps cost many times those of others. Errors of likelihoods are standard errors,
+the larger of that over {seeds} seeds and that of the test points; those of distances are over seeds, and with one seed of the
+measure alone. Seconds are those of one core; training includes compilation where no run before had compiled the program, so
+that seconds, and what is said of the shortest and the fastest, differ from run to run. Draws are {samples:,} at once.
 
 The likelihood of each model says what it is. EXACT: the NLL is that of the model. ESTIMATE: in expectation. LOWER_BOUND: the NLL
 is at most the number shown. UNNORMALIZED: the NLL lies between two numbers, by annealed importance sampling of log Z from both
-sides. NONE: there are samples alone.
+sides, the upper as far as the chains have mixed. NONE: there are samples alone.
 
 The gap is log p of the law less log p of the model, in the mean of test points: KL(law || model). Sliced W2, MMD and C2ST compare
-{compared:,} samples with as many test points, in standard deviations of the data; C2ST is the held-out accuracy of a classifier,
-0.5 where it cannot tell them apart; coverage is the share of test points near a sample. The row "truth" shows what fresh draws of
-the law, or rows held out, reach: a model is better by chance alone.
+{compared:,} samples, or as many as there are test points, with test points, real numbers in standard deviations of the data,
+levels as they are; below 50 test points they are left out. C2ST is the held-out accuracy of a classifier, 0.5 where it cannot
+tell them apart; coverage is the share of test points near a sample. The row "truth" shows what fresh draws of the law, or rows
+held out, reach: a model is better by chance alone. Bold: the best, and all that are level with it within twice the errors.
 """
 DISTANCES = {"sliced W2": "sliced_w2", "MMD^2": "mmd2", "C2ST": "c2st", "coverage": "coverage"}
 SIGNS = {"LOWER_BOUND": "at most ", "ESTIMATE": "about "}
@@ -34,18 +38,27 @@ SIGNS = {"LOWER_BOUND": "at most ", "ESTIMATE": "about "}
 
 @dataclasses.dataclass(frozen=True)
 class Section:
-    """One data set: its rows, those that do not apply last; the exact entropy and the number of modes, None where not known."""
+    """One data set.
+
+    Attributes:
+      data: its name. rows: of the models, those that do not apply last.
+      limit, num_modes: the exact entropy and the number of modes, None where not known.
+      reason: why there are no rows; "" where there are.
+    """
 
     data: str
     rows: tuple[Row, ...]
-    limit: float | None
-    num_modes: int | None
+    limit: float | None = None
+    num_modes: int | None = None
+    reason: str = ""
 
     @classmethod
-    def of(cls, data: str, names: list[str], cells: list[Cell]) -> "Section":
-        """The section of a data set from all cells, of which there is one for each name and seed."""
-        cells = [cell for cell in cells if cell.config.data == data]
-        rows = [row(name, [cell for cell in cells if cell.config.model == name]) for name in names]
+    def of(cls, data: str, names: list[str], cells: list[Cell], reason: str = "") -> "Section":
+        """The section of a data set from all cells, of which there are some for each name."""
+        if reason:
+            return cls(data, (), reason=reason)
+        cells, fresh = [cell for cell in cells if cell.config.data == data], data in TOYS
+        rows = [row(name, [cell for cell in cells if cell.config.model == name], fresh=fresh) for name in names]
         known = {name: value for cell in cells for name, value in cell.found.items() if name in ("limit_nats", "of_modes")}
         return cls(data, tuple(sorted(rows, key=lambda one: bool(one.reason))), known.get("limit_nats"), known.get("of_modes"))
 
@@ -64,7 +77,7 @@ class Section:
         found = {} if self.limit is None else {f"{self.data}_limit_nats": self.limit}
         for one in self.shown:
             for name, value in one.values.items():
-                if name.endswith("_nats") and name != "limit_nats":
+                if name.startswith(("nll_", "gap_")):
                     found |= {f"{self.data}_{one.model}_{name}": value.mean, f"{self.data}_{one.model}_{name}_sem": value.sem}
         return found
 
@@ -80,40 +93,49 @@ class Section:
                 lines.append((one.model, one.family, gm.lab.Reason(one.reason)))
                 continue
             cells = self._cells(one)
-            lines.append(tuple(dataclasses.replace(cells[name], best=best.get(name) == one.model) for name in columns))
+            lines.append(tuple(dataclasses.replace(cells[name], best=one.model in best.get(name, ())) for name in columns))
         return gm.lab.Table(tuple(columns), tuple(lines))
 
     def _cells(self, one: Row) -> dict[str, gm.lab.Cell]:
         modes = one.get("num_modes")
         cells = {
-            "model": gm.lab.Cell(one.model),
+            "model": gm.lab.Cell(one.model + remarks(one)),
             "family": gm.lab.Cell(one.family),
-            "parameters": plain(one, "num_params", ",.0f"),
+            "parameters": plain(one, "num_params", ",.0f") if one.get("num_params") else gm.lab.Cell("the data"),
             "train, s": plain(one, "train_seconds", ".0f"),
             "sample, s": plain(one, "sample_seconds", ".3f"),
             "likelihood": gm.lab.Cell(one.kind),
             "NLL, nats": likelihood(one, "nll"),
             "gap, nats": likelihood(one, "gap"),
             "modes": gm.lab.Cell("") if np.isnan(modes) else gm.lab.Cell(f"{modes:.3g} of {self.num_modes}", modes),
-            "KL of modes": plain(one, "modes_kl_nats", ".4f"),
+            "KL of modes": plain(one, "modes_kl_nats", ".4f") if "modes_kl_nats" in one.values else gm.lab.Cell("inf"),
         }
         return cells | {title: measured(one, name, 5 if name == "mmd2" else 3) for title, name in DISTANCES.items()}
 
-    def _best(self) -> dict[str, str]:
-        """The model that is best in a column, by what makes sense there."""
-        rows = [one for one in self.shown if one.model != TRUTH]
+    def _best(self) -> dict[str, list[str]]:
+        """The models that are best in a column, all that are level, where the column has an order that means something."""
+        rows = [one for one in self.shown if one.model != TRUTH and one.sound]
         exact = [one for one in rows if one.kind == "EXACT"]
-        wanted = {"NLL, nats": (exact, "nll_nats", 0.0), "gap, nats": (exact, "gap_nats", 0.0)}
-        wanted |= {"sliced W2": (rows, "sliced_w2", 0.0), "MMD^2": (rows, "mmd2", 0.0), "C2ST": (rows, "c2st", 0.5)}
-        wanted |= {"KL of modes": (rows, "modes_kl_nats", 0.0)}
+        wanted = {"NLL, nats": (exact, "nll_nats"), "gap, nats": (exact, "gap_nats"), "sliced W2": (rows, "sliced_w2")}
         found = {}
-        for title, (among, name, aim) in wanted.items():
-            # An NLL may be below 0, and the least is the best; the others are distances from an aim.
-            score = {one.model: one.get(name) if name == "nll_nats" else abs(one.get(name) - aim) for one in among}
-            score = {model: value for model, value in score.items() if np.isfinite(value)}
-            if score:
-                found[title] = min(score, key=lambda model: score[model])
+        for title, (among, name) in wanted.items():
+            among = [one for one in among if np.isfinite(one.get(name))]
+            if among:
+                best = min(among, key=lambda one: one.get(name))
+                # The errors of an NLL are mostly those of the test points, which all models share; those of a gap are its own.
+                own = "gap_nats" if name == "nll_nats" and "gap_nats" in best.values else name
+                found[title] = [one.model for one in among if one is best or level_with(one, best, own)]
         return found
+
+
+def remarks(one: Row) -> str:
+    """What stands in brackets behind the name of a model."""
+    bad, failed = one.get("num_bad_samples"), one.get("num_failed")
+    said = [one.note] if one.note else []
+    said += [f"{bad:.3g} of its draws are no numbers"] if bad > 0 else []
+    said += [f"no density at {failed:.3g} points"] if failed > 0 else []
+    said += ["the ends have crossed: its chains have not mixed"] if one.crossed else []
+    return f" ({'; '.join(said)})" if said else ""
 
 
 def plain(one: Row, name: str, form: str) -> gm.lab.Cell:
@@ -145,25 +167,31 @@ def document(
     sizes = {"steps": budget.num_steps, "batch": budget.batch_size, "samples": budget.num_samples}
     parts: list[Any] = [gm.lab.Text(INTRO.format(seeds=seeds, compared=budget.num_compared, **sizes))]
     for section in sections:
+        if section.reason:
+            parts += [section.heading, gm.lab.Text(f"Not made: {section.reason}")]
+            continue
         parts += [section.heading, section.table(), *shown.get(section.data, ())]
         if said := advice(section.rows):
             parts.append(gm.lab.Heading(f"Which model for which job, on {section.data}", level=3))
-            parts.append(gm.lab.Table(("job", "model", "measured"), tuple(map(tuple, said))))
+            parts.append(gm.lab.Table(("job", "model", "level with it", "measured"), tuple(map(tuple, said))))
     return gm.lab.Document(TITLE, tuple(parts))
 
 
-def figures(section: Section, run: gm.lab.Run) -> list[gm.lab.Figure]:
+def figures(section: Section, run: gm.lab.Run, number: int) -> list[gm.lab.Figure]:
     """The samples and the densities of all models that were trained, drawn into the folder of the run."""
-    data, stem, found = section.data, Path(section.data).stem, []
+    data, found = section.data, []
+    stem = f"{number}_{Path(data).stem}"
     samples = {one.model: np.load(one.folder / "samples.npy") for one in section.shown}
     if samples and draw_samples(path := run.figure(f"samples_{stem}"), samples):
-        found.append(gm.lab.Figure(path, f"samples on {data}", f"{data}: samples of every model, seed 0."))
-    files = {one.model: one.folder / "log_prob.npz" for one in section.shown}
+        found.append(gm.lab.Figure(path, f"samples on {data}", f"{data}: samples of every model, of one seed."))
+    # A random bound has no density to show, and a law of unknown Z none on this scale.
+    normalised = [one for one in section.shown if one.kind != "LOWER_BOUND" and not one.crossed]
+    files = {one.model: one.folder / "log_prob.npz" for one in normalised}
     if grids := {name: np.load(file) for name, file in files.items() if file.exists()}:
         path, first = run.figure(f"densities_{stem}"), next(iter(grids.values()))
         panels = {name: grid["log_prob"] for name, grid in grids.items()}
         gm.lab.panels.images_of_density(path, panels, first["low"], first["high"])
-        found.append(gm.lab.Figure(path, f"densities on {data}", f"{data}: densities, seed 0, on one scale."))
+        found.append(gm.lab.Figure(path, f"densities on {data}", f"{data}: densities, of one seed, on one scale."))
     return found
 
 

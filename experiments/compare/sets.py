@@ -28,6 +28,8 @@ def ring(x: np.ndarray) -> np.ndarray:
 
 
 BINARY = ("nltcs", "plants", "accidents", "mushrooms", "dna")
+# Tables of TABLES whose rows are split by the seed.
+RESPLIT = ("breast_cancer", "wine")
 LEVELS = ("digits", "binary_digits", *BINARY)
 # The parts of a law with equal shares of it, by which the balance of samples is measured.
 MODES: dict[str, tuple[int, Callable[[np.ndarray], np.ndarray]]] = {
@@ -59,11 +61,6 @@ class Problem:
     to: Callable[[Any], np.ndarray] = np.asarray
     back: Callable[[Any], np.ndarray] = np.asarray
 
-    @property
-    def levels(self) -> int | None:
-        """How many values an entry has; None of real numbers."""
-        return self.data.num_levels
-
 
 def load(name: str, num_train: int, num_test: int, seed: int) -> Problem:
     """A problem by name: a toy set, a table, digits, a binary table, or the path of a .npy, .npz or .csv file of real numbers.
@@ -81,13 +78,18 @@ def load(name: str, num_train: int, num_test: int, seed: int) -> Problem:
         data = TOYS[name](key, num_train)
         return _real(name, data, np.asarray(data.sample(stream(key, "test"), num_test)))
     if name in TABLES:
-        data = TABLES[name]()
+        data = TABLES[name](seed) if name in RESPLIT else TABLES[name]()
         return _real(name, data, np.asarray(data.test))
     if Path(name).is_file():
         data = gm.data.table(name, seed)
         return _real(name, data, np.asarray(data.test))
-    known = ", ".join([*TOYS, *TABLES, *LEVELS])
-    raise ValueError(f"data must be a file, or one of {known}; got {name!r}")
+    raise ValueError(unknown(name))
+
+
+def unknown(name: str) -> str:
+    """Why there is no data set of this name; "" where there is."""
+    known = dict.fromkeys([*TOYS, *TABLES, *LEVELS])
+    return "" if name in known or Path(name).is_file() else f"data must be a file, or one of {', '.join(known)}; got {name!r}"
 
 
 def _real(name: str, data: gm.data.Dataset, test: Any) -> Problem:

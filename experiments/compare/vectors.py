@@ -24,12 +24,33 @@ def trained(build: Callable[[Task], gm.Model], **options: Any) -> Callable[[Task
     """A recipe's `fit` of a model of real vectors, trained by its own loss; of levels by way of `Dequantized`."""
 
     def fit(task: Task) -> Fitted:
-        model = build(task)
-        if task.data.num_levels is not None:
-            model = models.Dequantized(model, task.data.num_levels)
+        model, num = build(task), task.data.num_levels
+        if num is not None and model.likelihood is gm.Likelihood.NONE:
+            return sampler_of_levels(task, model, validation=continuous(task, "validation")[:5_000], **options)
+        if num is not None:
+            model = models.Dequantized(model, num)
         return Fitted(model, task.fit(model, **options))
 
     return fit
+
+
+def sampler_of_levels(task: Task, model: gm.Model, **options: Any) -> Fitted:
+    """A model without a density, trained on levels that were dequantised once; its samples fall to the levels they lie in."""
+    return Fitted(model, task.fit(model, rows=continuous(task, "train"), **options), functools.partial(to_levels, task))
+
+
+def continuous(task: Task, part: str) -> np.ndarray:
+    """Levels with uniform noise, as vectors in [-1, 1]."""
+    levels, num = task.rows(part, task.shape), task.data.num_levels
+    u = np.asarray(jax.random.uniform(stream(task.key, f"dequantize {part}"), levels.shape))
+    return (2 * (levels + u) / num - 1).astype(np.float32)
+
+
+def to_levels(task: Task, y: Any) -> np.ndarray:
+    """The inverse of `continuous`, but for the noise."""
+    num = task.data.num_levels
+    assert num is not None
+    return np.clip(np.floor((np.asarray(y) + 1) / 2 * num), 0, num - 1).astype(np.uint8)
 
 
 def flow(builder: Callable[..., gm.Model], **options: Any) -> Recipe:
@@ -82,6 +103,29 @@ def score_sde(task: Task) -> gm.Model:
     return diffusion(task, sampler=gm.denoising.Steps(gm.denoising.PredictorCorrector(), grid))
 
 
+def mean_flow(task: Task) -> gm.Model:
+    path, coupling = gm.transport.Linear(), gm.transport.Sinkhorn()
+    spans = models.UniformSpans(0.5)
+    return flows.mean_flow(task.shape, hidden_sizes=task.config.network_sizes, path=path, coupling=coupling, spans=spans)
+
+
+def consistency(task: Task) -> gm.Model:
+    levels = gm.denoising.NeighboringLevels(10, 160, task.config.num_steps, mean=-0.5, std=2.0)
+    sizes, schedule = task.config.network_sizes, gm.denoising.EDM(0.01, 20.0)
+    return flows.consistency(task.shape, hidden_sizes=sizes, schedule=schedule, levels=levels, huber_scale=0.03)
+
+
+def distilled(task: Task) -> Fitted:
+    """A diffusion first, then its student: twice the budget."""
+    times = gm.denoising.LogNormalTimes(-1.2, 1.2)
+    teacher = diffusion(task, schedule=gm.denoising.EDM(0.01, 20.0), weighting=gm.denoising.EDMWeighting(), times=times)
+    assert isinstance(teacher, models.Diffusion)
+    known = task.fit(teacher, name="teacher")
+    levels = gm.denoising.NeighboringLevels(40, 40, mean=-0.5, std=2.0)
+    student = flows.consistency_distillation(teacher, levels=levels, huber_scale=float("inf"))
+    return Fitted(student, task.fit(student, params=student.taught(known), learning_rate=1e-3))
+
+
 def score_model(task: Task) -> gm.Model:
     network = gm.nets.FlatNet(gm.nets.MLP(task.config.network_sizes, jax.nn.silu), task.shape[0])
     return models.ScoreModel(network, task.shape, step_size=3e-3)
@@ -122,10 +166,10 @@ def kernel_density(task: Task) -> Fitted:
     return Fitted(model, model.of_data(task.rows("train", task.shape)[:20_000]))
 
 
-def energy(task: Task) -> models.EnergyModel:
+def energy(task: Task, step_size: float = 0.02) -> models.EnergyModel:
     """A perceptron that tilts a Gaussian half as wide again as the data."""
     network = gm.nets.ZeroHead(gm.nets.MLP(task.config.network_sizes, jax.nn.silu), 1)
-    return models.EnergyModel(task.shape, network, gm.densities.Normal(task.shape, 1.5), step_size=0.02, num_sweeps=2_000)
+    return models.EnergyModel(task.shape, network, gm.densities.Normal(task.shape, 1.5), step_size=step_size, num_sweeps=2_000)
 
 
 def noise_contrastive(task: Task) -> Fitted:
@@ -136,48 +180,34 @@ def noise_contrastive(task: Task) -> Fitted:
 
 
 def replay(task: Task) -> Fitted:
-    """Langevin chains from a replay buffer."""
-    model, num = energy(task), min(task.config.batch_size, len(task.data.train))
+    """Langevin chains from a replay buffer, in smaller steps than those that measure."""
+    model, num = energy(task, step_size=0.01), min(task.config.batch_size, len(task.data.train))
     chains = ReplayChains(10_000, num, restart_rate=0.002, num_steps=10)
     adam = optax.adam(optax.cosine_decay_schedule(1e-3, task.config.num_steps))
-    return Fitted(model, task.fit(model, step=ContrastiveStep(model, adam, chains, ema_decay=task.config.ema_decay)))
+    return Fitted(energy(task), task.fit(model, step=ContrastiveStep(model, adam, chains, ema_decay=task.config.ema_decay)))
 
 
 def gaussian_machine(task: Task) -> Fitted:
     """Real units and 64 bits, by persistent chains."""
     visible, hidden = gm.densities.GaussianUnits(task.shape), gm.densities.BernoulliUnits((64,))
     model = models.RestrictedBoltzmannMachine(visible, hidden, num_sweeps=1_000)
-    adam = optax.adam(optax.cosine_decay_schedule(1e-3, task.config.num_steps))
+    adam = optax.adam(optax.cosine_decay_schedule(1e-2, task.config.num_steps))
     step = ContrastiveStep(model, adam, PersistentChains(task.config.batch_size, 5), ema_decay=task.config.ema_decay)
     return Fitted(model, task.fit(model, step=step))
 
 
 def gan(task: Task) -> Fitted:
-    """Non-saturating, with R1; levels are dequantised once, and samples fall back to the levels that they lie in."""
-    num, sizes = task.data.num_levels, task.config.network_sizes
-    body = gm.nets.MLP(sizes, nn.leaky_relu)
+    """Non-saturating, with R1."""
+    body = gm.nets.MLP(task.config.network_sizes, nn.leaky_relu)
     latent = gm.densities.Normal((max(2, min(task.shape[0], 16)),))
     penalty = gm.call(gm.losses.r1_penalty, coefficient=0.1)
     generator, critic = gm.nets.FlatNet(body, task.shape[0]), gm.nets.FlatNet(body, 1)
     model = models.GAN(task.shape, latent, generator, critic, penalties=(penalty,))
     adam = optax.adam(optax.cosine_decay_schedule(5e-4, task.config.num_steps, 0.1), b1=0.0)
     players = Player("critic", adam), Player("generator", adam, ema_decay=0.995)
-    rows = task.rows("train", task.shape)
-    if num is not None:
-        rows = continuous(task, rows, num)
-    decode = np.asarray if num is None else functools.partial(to_levels, num)
-    return Fitted(model, task.fit(model, rows=rows, step=GameStep(model, players)), decode)
-
-
-def continuous(task: Task, levels: np.ndarray, num: int) -> np.ndarray:
-    """Levels with uniform noise, in [-1, 1]."""
-    u = np.asarray(jax.random.uniform(stream(task.key, "dequantize"), levels.shape))
-    return (2 * (levels + u) / num - 1).astype(np.float32)
-
-
-def to_levels(num: int, y: Any) -> np.ndarray:
-    """The inverse of `continuous`, but for the noise."""
-    return np.clip(np.floor((np.asarray(y) + 1) / 2 * num), 0, num - 1).astype(np.uint8)
+    if task.data.num_levels is not None:
+        return sampler_of_levels(task, model, step=GameStep(model, players))
+    return Fitted(model, task.fit(model, step=GameStep(model, players)))
 
 
 RECIPES: dict[str, Recipe] = {
@@ -201,6 +231,9 @@ RECIPES: dict[str, Recipe] = {
     "diffusion": Recipe("diffusion", trained(diffusion), levels=DEQUANTIZED),
     "ncsn": Recipe("diffusion", trained(ncsn)),
     "score_sde": Recipe("diffusion", trained(score_sde)),
+    "mean_flow": Recipe("one step", trained(mean_flow), levels=DEQUANTIZED),
+    "consistency": Recipe("one step", trained(consistency), levels=DEQUANTIZED),
+    "consistency_distilled": Recipe("one step", distilled),
     "score_model": Recipe("score matching", trained(score_model)),
     "vae": Recipe("autoencoder", trained(vae)),
     "iwae": Recipe("autoencoder", trained(iwae)),

@@ -23,6 +23,7 @@ from genmod.denoising.levels import (
     Weighting as Weighting,
     even_fractions as even_fractions,
 )
+from genmod.denoising.neighbors import NeighboringLevels as NeighboringLevels, Neighbors as Neighbors
 from genmod.denoising.predictors import Known as Known, Learned as Learned, Predictor as Predictor
 from genmod.denoising.sampler import (
     ReverseODE as ReverseODE,

@@ -9,6 +9,11 @@ from genmod.flows.continuous import diffusion as diffusion, ffjord as ffjord, fl
 from genmod.flows.image import dequantizer as dequantizer, glow as glow, real_nvp_image as real_nvp_image
 from genmod.flows.latents import interpolate as interpolate, multi_scale as multi_scale, resample as resample
 from genmod.flows.lattice import lattice_coupling_flow as lattice_coupling_flow, lattice_ode as lattice_ode
+from genmod.flows.one_step import (
+    consistency as consistency,
+    consistency_distillation as consistency_distillation,
+    mean_flow as mean_flow,
+)
 from genmod.flows.posteriors import (
     amortized_posterior as amortized_posterior,
     coupling_layer as coupling_layer,

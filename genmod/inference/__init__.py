@@ -87,7 +87,11 @@ from genmod.inference.nodes import (
     Nodes as Nodes,
     Quadrature as Quadrature,
 )
-from genmod.inference.partition import annealed_log_prob as annealed_log_prob, normalizer_bracket as normalizer_bracket
+from genmod.inference.partition import (
+    annealed_draws as annealed_draws,
+    annealed_log_prob as annealed_log_prob,
+    normalizer_bracket as normalizer_bracket,
+)
 from genmod.inference.predictive import MixturePredictive as MixturePredictive
 from genmod.inference.rate_distortion import (
     RateDistortionCurve as RateDistortionCurve,

@@ -180,7 +180,7 @@ def markdown(what: Document | Part, folder: Path | str = ".") -> str:
 
 def number(value: float, error: float | None = None, form: str = ".4f", *, best: bool = False) -> Cell:
     """The cell of a number, with its standard error where there is one; what is not finite is shown and has no value."""
-    text = f"{value:{form}}" if error is None else with_error(value, error, form)
+    text = f"{value:{form}}" if error is None else with_error(value, error, form=form)
     return Cell(text, value if math.isfinite(value) else None, best)
 
 

@@ -141,8 +141,8 @@ def images_of_density(path: Path, panels: dict[str, Any], low: Any, high: Any, *
 
     Args:
       path: of the PNG.
-      panels: name -> log p at the midpoints of num x num cells, the first axis that of x_1. The scale ends at the 99.9 % quantile of
-        the first.
+      panels: name -> log p at the midpoints of num x num cells, the first axis that of x_1. The scale ends at the 99.9 % quantile
+        of the first.
       low, high: the corners of the box, (2,) each.
       columns: panels in a row. title: of the figure.
     """

@@ -12,7 +12,7 @@ def text_table(rows: list[dict[str, Any]]) -> str:
     return "\n".join([lines[0], "  ".join("-" * width for width in widths), *lines[1:]])
 
 
-def with_error(value: float, error: float, form: str = ".4f") -> str:
+def with_error(value: float, error: float, *, form: str = ".4f") -> str:
     """`value +- standard error`, both in one format, by default to four decimals."""
     return f"{value:{form}} +- {error:{form}}"
 

@@ -17,6 +17,7 @@ from genmod.losses.adversarial import (
     gradient_penalty as gradient_penalty,
     r1_penalty as r1_penalty,
 )
+from genmod.losses.consistency import consistency_matching as consistency_matching, pseudo_huber as pseudo_huber
 from genmod.losses.contrastive import (
     contrast as contrast,
     contrastive_ratio as contrastive_ratio,
@@ -35,6 +36,7 @@ from genmod.losses.gradient_estimators import (
 )
 from genmod.losses.likelihood import negative_log_likelihood as negative_log_likelihood
 from genmod.losses.matching import flow_matching as flow_matching
+from genmod.losses.mean_flow import mean_velocity_matching as mean_velocity_matching
 from genmod.losses.quantization import (
     Quantized as Quantized,
     code_usage as code_usage,

@@ -5,6 +5,7 @@ from genmod.models.adversarial import GAN as GAN
 from genmod.models.autoregressive import AutoregressiveModel as AutoregressiveModel, language_model as language_model
 from genmod.models.base import EMModel as EMModel, GameModel as GameModel, Model as Model, RateDistortion as RateDistortion
 from genmod.models.boltzmann import BoltzmannMachine as BoltzmannMachine
+from genmod.models.consistency import Consistency as Consistency
 from genmod.models.dequantized import Dequantized as Dequantized
 from genmod.models.diffusion import Bound as Bound, Diffusion as Diffusion
 from genmod.models.energy import EnergyModel as EnergyModel, NoiseContrastive as NoiseContrastive
@@ -23,6 +24,12 @@ from genmod.models.kernel import (
     Silverman as Silverman,
 )
 from genmod.models.made import MADEModel as MADEModel, random_orders as random_orders
+from genmod.models.mean_flow import (
+    LogitNormalSpans as LogitNormalSpans,
+    MeanFlow as MeanFlow,
+    Spans as Spans,
+    UniformSpans as UniformSpans,
+)
 from genmod.models.mixture import (
     Mixture as Mixture,
     mixture_of_gaussians as mixture_of_gaussians,

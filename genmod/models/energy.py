@@ -58,10 +58,10 @@ class EnergyModel(UnnormalizedModel):
       step_size: e of x + e score + sqrt(2 e) z, in units of the variances of the data.
       num_sweeps: steps of the chain whose end is a draw.
 
-    Parameters: {"network", "units": Fixed mean and scale of the data, "beta": Fixed factor 1 of the network}, and "base", `Fixed`:
-    not trained. The parameters of a base that was trained before go in by `params | {"base": gm.Fixed(its parameters)}`; `beta`
-    goes from 0, the base, to 1 in annealing (`inference.normalizer_bracket`) and tempering. Raises ValueError or TypeError for parts
-    that do not fit each other; `init` for a network with another output.
+    Parameters: {"network", "units": Fixed mean and scale of data, "beta": Fixed factor 1 of the network}, and "base", `Fixed`.
+    Those of a base that was trained before go in by `params | {"base": gm.Fixed(its parameters)}`; `beta` goes from 0, the base,
+    to 1 in annealing (`inference.normalizer_bracket`) and tempering. Raises ValueError or TypeError for parts that do not fit
+    each other; `init` for a network with another output.
     """
 
     shape: Shape

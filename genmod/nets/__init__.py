@@ -11,6 +11,7 @@ from genmod.nets.lattice import (
     SignSymmetric as SignSymmetric,
 )
 from genmod.nets.made import MADE as MADE
+from genmod.nets.mean_velocity import MeanVelocity as MeanVelocity
 from genmod.nets.mlp import MLP as MLP, FlatNet as FlatNet, ZeroHead as ZeroHead
 from genmod.nets.nnx_module import NNXModule as NNXModule
 from genmod.nets.pixel import GatedPixelCNN as GatedPixelCNN

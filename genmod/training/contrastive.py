@@ -131,8 +131,8 @@ class TemperedState(NamedTuple):
 class TemperedChains(Chains):
     """Persistent chains by parallel tempering, on the straight line of parameters from the model's `reference` to the model.
 
-    Of machines these are independent units with the marginals of the first batch, of an `EnergyModel` its base. The metric "swap_rate" is the least of the mean rates at which
-    neighbours swap: near zero the levels are too few.
+    Of machines these are independent units with the marginals of the first batch, of an `EnergyModel` its base. The metric
+    "swap_rate" is the least of the mean rates at which neighbours swap: near zero the levels are too few.
 
     Attributes:
       num_chains: how many sets of replicas. num_levels: replicas of each. num_steps: kernel steps between swaps.
