@@ -156,7 +156,8 @@ def made(task: Task) -> gm.Model:
 
 def mixture(task: Task) -> Fitted:
     """Expectation and maximisation on at most 200,000 rows: no gradients, and a budget of its own."""
-    model, rows = models.mixture_of_gaussians(task.shape, 128 if task.shape[0] <= 4 else 16), task.rows("train", task.shape)
+    rows = task.rows("train", task.shape)
+    model = models.mixture_of_gaussians(task.shape, max(1, min(128 if task.shape[0] <= 4 else 16, len(rows) // 100)))
     return Fitted(model, fit_em(model, rows[:200_000], key=task.key, num_restarts=1, num_sweeps=300).params)
 
 

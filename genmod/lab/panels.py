@@ -151,7 +151,7 @@ def images_of_density(path: Path, panels: dict[str, Any], low: Any, high: Any, *
     rows = -(-len(panels) // columns)
     size = (2.1 * columns + 0.2, (2.1 * aspect + 0.3) * rows + 0.3)
     figure, axes = _pyplot().subplots(rows, columns, figsize=size, squeeze=False, constrained_layout=True)
-    brightest = float(np.quantile(np.exp(next(iter(panels.values()))), 0.999))
+    brightest = float(np.quantile(np.nan_to_num(np.exp(next(iter(panels.values())))), 0.999))
     extent = (low[0], high[0], low[1], high[1])
     for axis in axes.flat:
         axis.set_axis_off()

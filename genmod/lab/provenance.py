@@ -15,12 +15,6 @@ _PACKAGES = ("genmod-jax", "jax", "jaxlib", "flax", "optax", "distrax", "diffrax
 
 def provenance() -> dict[str, Any]:
     """What a run was made with, as plain values."""
-    versions = {}
-    for package in _PACKAGES:
-        try:
-            versions[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            versions[package] = None
     return {
         "commit": _git("rev-parse", "HEAD"),
         "uncommitted_changes": bool(_git("status", "--porcelain")),
@@ -28,9 +22,20 @@ def provenance() -> dict[str, Any]:
         "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "versions": versions,
+        "versions": versions(),
         "devices": [str(device) for device in jax.devices()],
     }
+
+
+def versions() -> dict[str, str | None]:
+    """Of the packages whose version may change a number; None of one that is not installed."""
+    found: dict[str, str | None] = {}
+    for package in _PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            found[package] = None
+    return found
 
 
 def _git(*arguments: str) -> str | None:

@@ -27,7 +27,7 @@ from typing import Any, NamedTuple
 import jax
 
 from genmod.core.description import describe
-from genmod.lab.provenance import provenance
+from genmod.lab.provenance import provenance, versions
 
 
 class Run(NamedTuple):
@@ -94,7 +94,7 @@ def execute(experiment: Callable[[Any, Run], dict[str, Any]], config: Any, out: 
     _write(run.folder / "config.json", described)
     _write(run.folder / "provenance.json", provenance())
     begun = time.perf_counter(), time.process_time()
-    metrics = experiment(config, run)
+    metrics = _finite(experiment(config, run))  # what the file gives back
     seconds = {"wall_seconds": time.perf_counter() - begun[0], "cpu_seconds": time.process_time() - begun[1]}
     _write(run.folder / "timing.json", seconds)
     _write(done, metrics)
@@ -183,10 +183,10 @@ def _check_config(folder: Path, described: dict[str, Any]) -> None:
 
 def _check_version(folder: Path) -> None:
     """Raises ValueError for a run that another version of the library has begun: its numbers may mean something else."""
-    path, own = folder / "provenance.json", provenance()["versions"]["genmod-jax"]
+    path, own = folder / "provenance.json", versions()["genmod-jax"]
     begun = json.loads(path.read_text())["versions"].get("genmod-jax") if path.exists() else None
     if begun is not None and own is not None and begun != own:
-        raise ValueError(f"{folder} holds a run of genmod {begun}, and this is genmod {own}; choose another --out, or delete it")
+        raise ValueError(f"{folder} holds a run of genmod {begun}, and this is genmod {own}; delete it, or choose another --out")
 
 
 def _write(path: Path, content: Any) -> None:
