@@ -124,7 +124,7 @@ MODELS = {
     "exact_assignment": lambda: FLOWS["flow_matching"]((2,), context_shape=(3,), coupling=gm.transport.ExactAssignment()),
     "sinkhorn": lambda: FLOWS["flow_matching"]((2,), context_shape=(3,), coupling=gm.transport.Sinkhorn()),
     "guided": lambda: FLOWS["flow_matching"]((2,), context_shape=(3,), context_dropout=0.2, guidance=2.0),
-    "consistency": lambda: ONE_STEP["consistency"]((2,), context_shape=(3,), context_dropout=0.2, guidance=2.0),
+    "consistency": lambda: ONE_STEP["consistency"]((2,), context_shape=(3,), context_dropout=0.2),
     "mean_flow": lambda: ONE_STEP["mean_flow"]((2,), context_shape=(3,), context_dropout=0.2, guidance=2.0),
     "diffusion": lambda: dataclasses.replace(
         DIFFUSIONS["diffusion"]((2,), context_shape=(3,)), sampler=gm.denoising.Steps(grid=gm.denoising.LogSNRGrid(4))

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import itertools
 
 import flax.linen as nn
 import jax
@@ -434,10 +435,56 @@ def test_distillation_keeps_context_and_guidance_of_the_teacher(key):
     assert drawn.shape == (2, 2, 2) and np.isfinite(drawn).all()
     # The data side stays that of the teacher, and nothing of the teacher is trained.
     fit = gm.fit(student, (x, labels), key=key, params=params, num_steps=2, batch_size=16, progress=False)
-    for part in ("teacher",):
-        jax.tree.map(np.testing.assert_array_equal, fit.params[part], params[part])
+    jax.tree.map(np.testing.assert_array_equal, fit.params["teacher"], params["teacher"])
     jax.tree.map(np.testing.assert_array_equal, fit.params["bijector"][1], params["bijector"][1])
     assert any((a != b).any() for a, b in zip(*map(jax.tree.leaves, (fit.params, params)), strict=True))
+
+
+def test_a_distillation_is_saved_and_its_parameters_are_held_to_its_layout(tmp_path, key):
+    diffusion = gm.flows.diffusion((2,), schedule=EDM(), **SMALL)
+    student = gm.flows.consistency_distillation(diffusion)
+    params = student.taught(moved(diffusion.init(key, gaussian_data(30))))
+    gm.save(tmp_path / "student", student, params)
+    jax.tree.map(np.testing.assert_array_equal, gm.load(tmp_path / "student", student), params)
+    with pytest.raises(ValueError, match="teacher"):
+        gm.fit(student, gaussian_data(30), key=key, params={"bijector": params["bijector"]}, num_steps=1, progress=False)
+
+
+@pytest.mark.parametrize("clip", [None, (-0.05, 0.05)])
+def test_the_solver_of_a_teacher_remembers_and_cuts_as_its_samplers_do(key, clip):
+    """Several steps between two levels are those of a sampler on the finer levels, of two points and with its clip."""
+    diffusion = gm.flows.diffusion((2,), schedule=EDM(), clip=clip, **SMALL)
+    solver = gm.denoising.DPMSolverPlusPlus()
+    student = gm.flows.consistency_distillation(diffusion, solver=solver, num_solves=4)
+    known = moved(diffusion.init(key, gaussian_data(30)))
+    params, x, t, s = student.taught(known), jnp.array([3.0, -2.0]), jnp.array(0.7), jnp.array(0.5)
+
+    def denoiser(x, t):
+        return diffusion.denoise(known, x, t)
+
+    ranged = gm.denoising.denoisers.kept_in_range(denoiser, EDM(), *known["range"].constant)
+    denoiser = ranged if clip is None else gm.denoising.denoisers.clipped(denoiser, *clip)
+    wanted, carry = x, solver.init(x)
+    for before, after in itertools.pairwise(student.levels.between(EDM(), t, s, 4)):
+        wanted, carry = solver.step(key, denoiser, EDM(), wanted, before, after, carry)
+    np.testing.assert_allclose(student._teacher_step(params, x, t, s, None, key), wanted, rtol=1e-5)
+
+
+def test_the_adaptive_weight_divides_by_a_power_of_the_error():
+    t, x = jnp.array([0.2, 0.4]), jnp.array([[1.0, 0.0], [0.0, 3.0]])
+
+    def zero(x, t, r):
+        return jnp.zeros_like(x)
+
+    plain, _ = gm.losses.mean_velocity_matching(zero, x, x, t, t)
+    weighted, _ = gm.losses.mean_velocity_matching(zero, x, x, t, t, power=0.5, offset=1.0)
+    np.testing.assert_allclose((plain, weighted), ((1 + 9) / 2, (1 / 2**0.5 + 9 / 10**0.5) / 2), rtol=1e-6)
+
+
+def test_training_from_data_is_not_validated_by_its_loss(key):
+    x = gaussian_data(30)
+    with pytest.raises(ValueError, match="validation of a Consistency wants validate=...: its loss is no measure of the fit"):
+        gm.fit(gm.flows.consistency((2,), **SMALL), x, key=key, validation=x, num_steps=1, progress=False)
 
 
 # --- refused -------------------------------------------------------------------------------------------------------------------
@@ -455,6 +502,14 @@ class Wider(nn.Module):
 
 
 REFUSED = {
+    "direction='flow' is learned from spans with r = t": lambda: gm.flows.mean_flow((2,), spans=UniformSpans(1.0)),
+    "power must be finite": lambda: gm.flows.mean_flow((2,), power=np.inf),
+    "solver must be without noise": lambda: gm.flows.consistency_distillation(DIFFUSION, solver=gm.denoising.Ancestral()),
+    "context_dropout is for training from data": lambda: dataclasses.replace(
+        gm.flows.consistency_distillation(DIFFUSION), context_dropout=0.1
+    ),
+    "network must not be guided": lambda: gm.flows.consistency((2,), network=gm.nets.Guided(NARROW, 2.0), context_shape=(1,)),
+    "teacher_params must be the params of a fit": lambda: gm.flows.consistency_distillation(DIFFUSION).taught(None),
     "num_steps must be an integer >= 1": lambda: gm.flows.mean_flow((2,), num_steps=0),
     "num_steps must be an integer >= 1, got 0": lambda: gm.flows.consistency((2,), num_steps=0),
     "share must be in": lambda: UniformSpans(1.5),
@@ -465,7 +520,7 @@ REFUSED = {
     "first must be at most last": lambda: NeighboringLevels(10, 5),
     "rho must be > 0": lambda: NeighboringLevels(rho=-1.0),
     "huber_scale must be > 0": lambda: gm.flows.consistency((2,), huber_scale=0.0),
-    "power must be >= 0": lambda: gm.flows.mean_flow((2,), power=-1.0),
+    "power must be finite and >= 0, got -1.0": lambda: gm.flows.mean_flow((2,), power=-1.0),
     "direction must be": lambda: gm.flows.mean_flow((2,), direction="up"),
     "wants an unconditional branch": lambda: gm.flows.mean_flow((2,), guidance=2.0, context_shape=(1,)),
     "context_dropout wants context_shape": lambda: gm.flows.mean_flow((2,), context_dropout=0.5),
@@ -482,9 +537,9 @@ REFUSED = {
     "begins with its teacher": lambda: gm.flows.consistency_distillation(DIFFUSION).init(jax.random.key(0), gaussian_data(4)),
     "has nobody to be taught by": lambda: gm.flows.consistency((2,)).taught(NO_PARAMS),
     "teacher_params must be those": lambda: gm.flows.consistency_distillation(DIFFUSION).taught(OTHER_PARAMS),
-    "the teacher's network is another": lambda: gm.flows.consistency_distillation(teacher(EDM()), network=NARROW).taught(
-        NO_PARAMS
-    ),
+    "predictor is another than that of its teacher": lambda: gm.flows.consistency_distillation(
+        teacher(EDM()), network=NARROW
+    ).taught(NO_PARAMS),
 }
 DIFFUSION = gm.flows.diffusion((2,), schedule=EDM(), **SMALL)
 OTHER_PARAMS = {"bijector": ({"layer_0": {"bias": np.zeros(3)}}, gm.Fixed(None))}

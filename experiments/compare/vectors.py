@@ -109,10 +109,14 @@ def mean_flow(task: Task) -> gm.Model:
     return flows.mean_flow(task.shape, hidden_sizes=task.config.network_sizes, path=path, coupling=coupling, spans=spans)
 
 
-def consistency(task: Task) -> gm.Model:
+def consistency(task: Task) -> Fitted:
+    """Without validation: the target of its loss moves along."""
     levels = gm.denoising.NeighboringLevels(10, 160, task.config.num_steps, mean=-0.5, std=2.0)
     sizes, schedule = task.config.network_sizes, gm.denoising.EDM(0.01, 20.0)
-    return flows.consistency(task.shape, hidden_sizes=sizes, schedule=schedule, levels=levels, huber_scale=0.03)
+    model = flows.consistency(task.shape, hidden_sizes=sizes, schedule=schedule, levels=levels, huber_scale=0.03)
+    if task.data.num_levels is not None:
+        return sampler_of_levels(task, model, validation=None)
+    return Fitted(model, task.fit(model, validation=None))
 
 
 def distilled(task: Task) -> Fitted:
@@ -233,7 +237,7 @@ RECIPES: dict[str, Recipe] = {
     "ncsn": Recipe("diffusion", trained(ncsn)),
     "score_sde": Recipe("diffusion", trained(score_sde)),
     "mean_flow": Recipe("one step", trained(mean_flow), levels=DEQUANTIZED),
-    "consistency": Recipe("one step", trained(consistency), levels=DEQUANTIZED),
+    "consistency": Recipe("one step", consistency, levels=DEQUANTIZED),
     "consistency_distilled": Recipe("one step", distilled),
     "score_model": Recipe("score matching", trained(score_model)),
     "vae": Recipe("autoencoder", trained(vae)),

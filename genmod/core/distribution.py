@@ -22,7 +22,7 @@ from jax.core import Tracer
 from jax.typing import ArrayLike
 
 from genmod.core.batching import broadcast_rows, row_keys, unflatten, vmap_blocks
-from genmod.core.checks import check_context, check_context_shape, check_sizes
+from genmod.core.checks import check, check_context, check_context_shape, check_sizes
 from genmod.core.description import Description
 from genmod.core.event import Event, Real
 from genmod.core.info import FAILED
@@ -138,9 +138,8 @@ class Distribution(Description, abc.ABC):
     def __post_init__(self):
         super().__post_init__()
         if not hasattr(type(self), "event") and "event" not in vars(self):
-            raise TypeError(
-                f"{type(self).__name__} must say what one datum is: a field or property `event`, such as gm.Real((2,))"
-            )
+            wanted = "must say what one datum is: a field or property `event`, such as gm.Real((2,))"
+            raise TypeError(f"{type(self).__name__} {wanted}")
         check_context_shape(self)
 
     @property
@@ -263,23 +262,24 @@ class Distribution(Description, abc.ABC):
 
     def checked_scalar(self, log_prob: Array) -> Array:
         """`log_prob`, if it is that of a whole event, a scalar; raises ValueError for one that was not summed."""
-        if jnp.shape(log_prob):
-            raise ValueError(
-                f"the log-density of {type(self).__name__} must be a scalar for ONE event, got shape {jnp.shape(log_prob)}; "
-                "sum over the event"
-            )
+        wanted = f"the log-density of {type(self).__name__} must be a scalar for ONE event"
+        check(not jnp.shape(log_prob), f"{wanted}, got shape {jnp.shape(log_prob)}; sum over the event")
         return log_prob
 
     def _checked_event(self, x: Array) -> Array:
-        if jnp.shape(x) != self.event_shape:
-            raise ValueError(f"{type(self).__name__} must draw ONE event of shape {self.event_shape}, got {jnp.shape(x)}")
+        wanted = f"{type(self).__name__} must draw ONE event of shape {self.event_shape}"
+        check(jnp.shape(x) == self.event_shape, f"{wanted}, got {jnp.shape(x)}")
         return x
 
+    def layout(self, key: Key, x: Array, context: Context = None) -> Params:
+        """Parameters of the right structure and shapes, from rows x, whatever their values: those of `init`, if it is a start."""
+        return self._init(key, x, context)
+
     def misfit(self, params: Params) -> str | None:
-        """What tells `params` from parameters that `init` makes: the first difference in structure or shape; None if nothing."""
+        """What tells `params` from those of this distribution: the first difference in structure or shape; None if nothing."""
         context = None if self.context_shape is None else jax.ShapeDtypeStruct((1, *self.context_shape), jnp.result_type(float))
         try:
-            wanted = jax.eval_shape(self._init, *jax.eval_shape(lambda: (jax.random.key(0), self.event.example())), context)
+            wanted = jax.eval_shape(self.layout, *jax.eval_shape(lambda: (jax.random.key(0), self.event.example())), context)
         except Exception:  # what fails on an example is not the fault of the parameters
             return None
         return _difference(params, wanted)

@@ -36,10 +36,11 @@ class Stepper(Description, abc.ABC):
     """A step from t to s.
 
     Attributes:
-      num_evaluations: how often a step evaluates the denoiser.
+      num_evaluations: how often a step evaluates the denoiser. noisy: whether it draws noise.
     """
 
     num_evaluations: int = 1
+    noisy: bool = False
 
     def init(self, x: Array) -> Carry:
         """What the first step is given to remember; nothing but for multistep methods."""
@@ -76,6 +77,10 @@ class DDIM(Stepper):
         if not 0 <= self.eta <= 1:
             raise ValueError(f"eta must be in [0, 1], got {self.eta}")
 
+    @property
+    def noisy(self):
+        return self.eta > 0
+
     def step(self, key, denoiser, schedule, x, t, s, carry):
         data, eps = _unknowns(denoiser, schedule, x, t)
         if self.eta == 0:
@@ -94,6 +99,7 @@ class Ancestral(Stepper):
     """
 
     variance: Literal["posterior", "forward"] = "posterior"
+    noisy = True
 
     def __post_init__(self):
         super().__post_init__()
@@ -136,6 +142,10 @@ class Heun(Stepper):
             raise ValueError(f"churn must be in [0, sqrt(2) - 1], got {self.churn}")
         if not (len(self.churn_range) == 2 and 0 <= self.churn_range[0] < self.churn_range[1]):
             raise ValueError(f"churn_range must be (low, high) with 0 <= low < high, got {self.churn_range}")
+
+    @property
+    def noisy(self):
+        return self.churn > 0
 
     def step(self, key, denoiser, schedule, x, t, s, carry):
         if self.churn:
@@ -188,6 +198,8 @@ class DPMSolverPlusPlus(Stepper):
 class EulerMaruyama(Stepper):
     """The reverse SDE dx = (f x - g^2 score) dt + g dw, time running down (Song et al. 2021, arXiv:2011.13456, eq. 6)."""
 
+    noisy = True
+
     def step(self, key, denoiser, schedule, x, t, s, carry):
         score, g = score_fn(denoiser, schedule)(x, t), schedule.diffusion(t)
         mean = x + (s - t) * (schedule.drift(t) * x - g**2 * score)
@@ -206,6 +218,7 @@ class PredictorCorrector(Stepper):
     predictor: Stepper = EulerMaruyama()
     num_corrections: int = 1
     snr: float = 0.16
+    noisy = True
 
     def __post_init__(self):
         super().__post_init__()
@@ -238,6 +251,7 @@ class AnnealedLangevin(Stepper):
 
     step_size: float = 0.2
     num_steps: int = 100
+    noisy = True
 
     def __post_init__(self):
         super().__post_init__()

@@ -34,7 +34,6 @@ def consistency(
     huber_scale: float | None = None,
     num_steps: int = 1,
     context_dropout: float = 0.0,
-    guidance: float = 1.0,
     context_shape: Shape | None = None,
     data_scale: float = 1.0,
     scaling: Bijector | None = Standardize(),
@@ -45,8 +44,8 @@ def consistency(
     `levels=NeighboringLevels(num_steps=...)` doubles the number of noise levels over so many steps of training.
     """
     network = network or nets.VelocityMLP(hidden_sizes, activation, num_frequencies=4, dtype=dtype)
-    if context_dropout or guidance != 1.0:
-        network = nets.Guided(network, guidance)
+    if context_dropout:
+        network = nets.Guided(network, 1.0)
     shape = check_shape("event_shape", event_shape)
     return Consistency(
         Learned(network, schedule, kind, data_scale, context_shape),
@@ -82,13 +81,15 @@ def consistency_distillation(
         raise TypeError(f"teacher must be a gm.models.Diffusion, got {teacher!r}; its parameters go to taught(...)")
     known = teacher.predictor
     if network is not None:
-        predictor = Learned(network, known.schedule, "edm", known.data_scale, known.context_shape)
+        kind = known.kind if isinstance(known, Learned) else "edm"
+        predictor = Learned(network, known.schedule, kind, known.data_scale, known.context_shape)
     elif isinstance(known, Learned):
         predictor = without_guidance(known)
     else:
         raise ValueError(f"a teacher without a network wants that of the student: network=..., got the predictor {known!r}")
+    shape, clip = teacher.shape, teacher.clip
     return Consistency(
-        predictor, teacher.shape, teacher.data_side, levels, huber_scale, gap_power, known, solver, num_solves, num_steps
+        predictor, shape, teacher.data_side, levels, huber_scale, gap_power, known, solver, num_solves, num_steps, clip=clip
     )
 
 

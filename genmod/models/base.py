@@ -24,7 +24,13 @@ from genmod.losses.variational import ELBO, Latent, Objective, log_weights
 
 
 class Model(Distribution, abc.ABC):
-    """A distribution with an objective."""
+    """A distribution with an objective.
+
+    Attributes:
+      loss_measures_fit: whether less loss on held-out data is a better fit, so that `fit` may validate by it; a class says it.
+    """
+
+    loss_measures_fit = True
 
     @abc.abstractmethod
     def loss(self, params: Params, key: Key, batch: Any, *, step: Array | None = None) -> tuple[Array, dict[str, Array]]:
@@ -178,6 +184,7 @@ class GameModel(Model, abc.ABC):
     """
 
     players: tuple[str, ...]  # a subclass says them
+    loss_measures_fit = False
 
     @abc.abstractmethod
     def player_loss(

@@ -28,7 +28,7 @@ from genmod.core.checks import check, check_count, check_parts, check_shape
 from genmod.core.distribution import Likelihood
 from genmod.core.event import Real
 from genmod.core.params import Fixed, check_held
-from genmod.core.types import Array, Context, Key, Params, Shape
+from genmod.core.types import Array, Context, Interval, Key, Params, Shape
 from genmod.denoising import EDMGrid, Heun, Learned, NeighboringLevels, Predictor, Schedule, Stepper, convert, denoisers
 from genmod.models.base import Model
 
@@ -53,7 +53,9 @@ class Consistency(Model):
         inf: the squared distance, whose minimum is the mean over what is not known of a path.
       gap_power: p of the weight 1 / (r_t - r_s)^p of a pair of levels. 1 is that of training from data; 0, that of distillation,
         attends to the large noise from which one evaluation starts.
-      teacher: the predictor of a diffusion, on the same schedule, whose flow is distilled. None: training from data.
+      teacher: the predictor of a diffusion, on the same schedule, whose flow is distilled. None: training from data, whose loss
+        is no measure of the fit: its target moves along.
+      clip: as that of the `Diffusion` that is distilled.
       solver: of the teacher's flow, without noise. num_solves: its steps from a level to the next, at the levels between.
       num_steps: evaluations of a draw: beyond the first, noise is put back and f taken again (arXiv:2303.01469, alg. 1), at the
         times of an `EDMGrid`. Of few `levels` it must divide the number: f has seen no times but theirs.
@@ -75,6 +77,7 @@ class Consistency(Model):
     num_solves: int = 1
     num_steps: int = 1
     context_dropout: float = 0.0
+    clip: Interval | None = None
 
     likelihood = Likelihood.NONE
     own_precision = True
@@ -90,6 +93,13 @@ class Consistency(Model):
             for name in ("schedule", "context_shape"):
                 own, other = getattr(self.predictor, name), getattr(self.teacher, name)
                 check(own == other, f"teacher and predictor must have one {name}, got {other} and {own}")
+            check(not self.context_dropout, "context_dropout is for training from data: a teacher sees every context")
+        weight = getattr(getattr(self.predictor, "network", None), "weight", 1.0)
+        check(
+            weight == 1.0,
+            f"network must not be guided, as ends of paths do not mix: got weight={weight}; distil a guided teacher",
+        )
+        check(not self.solver.noisy, f"solver must be without noise, such as Heun(), got {self.solver}")
         check_count(num_steps=self.num_steps, num_solves=self.num_solves)
         check(math.isfinite(self.gap_power), f"gap_power must be finite, got {self.gap_power}")
         if self.huber_scale is not None:
@@ -119,6 +129,11 @@ class Consistency(Model):
         return self.predictor.schedule
 
     @property
+    def loss_measures_fit(self) -> bool:
+        """That of a distillation does."""
+        return self.teacher is not None
+
+    @property
     def _from_data(self) -> "Consistency":
         return dataclasses.replace(self, teacher=None)
 
@@ -128,6 +143,14 @@ class Consistency(Model):
         params = {"bijector": self.bijector.init_rows(key, x, context)}
         check_held("data_side", params["bijector"][1:])
         return params
+
+    def layout(self, key, x, context=None):
+        if self.teacher is None:
+            return self._init(key, x, context)
+        own = self._from_data._init(key, x, context)
+        theirs = dataclasses.replace(self._from_data, predictor=without_guidance(self.teacher))._init(key, x, context)
+        held = {"network": theirs["bijector"][0], "range": denoisers.wide_range(jnp.asarray(x, float))}
+        return own | {"teacher": Fixed(held)}
 
     def taught(self, teacher_params: Params, params: Params | None = None) -> Params:
         """The parameters of a distillation at its start.
@@ -141,6 +164,11 @@ class Consistency(Model):
         """
         if self.teacher is None:
             raise ValueError("a model without a teacher has nobody to be taught by; take its init")
+        for name, given in (("teacher_params", teacher_params), ("params", params)):
+            known = isinstance(given, dict) and "bijector" in given
+            check(known or (given is None and name == "params"), f"{name} must be the params of a fit, a dict, got {type(given)}")
+        same = params is not None or without_guidance(self.teacher) == self.predictor
+        check(same, "the student's predictor is another than that of its teacher: give params, those of its own init")
         theirs = dataclasses.replace(self._from_data, predictor=without_guidance(self.teacher), context_dropout=0.0)
         own = {"bijector": teacher_params["bijector"]} if params is None else {"bijector": params["bijector"]}
         for name, model, found in (
@@ -155,7 +183,9 @@ class Consistency(Model):
             mine = network | {"bijector": mine["bijector"]} if isinstance(self._conditioned, Conditioned) else mine
         else:
             mine = network
-        held = {"network": network} | ({"range": teacher_params["range"].constant} if "range" in teacher_params else {})
+        largest = jnp.asarray(jnp.finfo(jnp.result_type(float)).max)
+        everywhere = -largest, largest
+        held = {"network": network, "range": teacher_params["range"].constant if "range" in teacher_params else everywhere}
         return {"bijector": (mine, *sides), "teacher": Fixed(held)}
 
     def endpoint(self, params: Params, x: Array, t: Array, context: Context = None) -> Array:
@@ -213,9 +243,13 @@ class Consistency(Model):
         def known(x, t):
             return teacher.denoise(network, x, t, seen)
 
-        denoiser = denoisers.kept_in_range(known, self.schedule, *held["range"]) if "range" in held else known
+        if self.clip is not None:
+            denoiser = denoisers.clipped(known, *self.clip)
+        else:
+            denoiser = denoisers.kept_in_range(known, self.schedule, *held["range"]) if "range" in held else known
+        carry = self.solver.init(x)
         for before, after in itertools.pairwise(self.levels.between(self.schedule, t, s, self.num_solves)):
-            x = self.solver.step(key, denoiser, self.schedule, x, before, after, self.solver.init(x))[0]
+            x, carry = self.solver.step(key, denoiser, self.schedule, x, before, after, carry)
         return x
 
     def sample_one(self, params, key, context=None):

@@ -151,7 +151,10 @@ class MeanFlow(Model):
             f"path wants a source of the data's scale, got {self.path}; take transport.OptimalTransport() or Linear()",
         )
         check(self.direction in ("path", "flow"), f"direction must be 'path' or 'flow', got {self.direction!r}")
-        check(self.power >= 0, f"power must be >= 0, got {self.power}")
+        check(0 <= self.power < math.inf, f"power must be finite and >= 0, got {self.power}")
+        check(math.isfinite(self.guidance), f"guidance must be finite, got {self.guidance}")
+        learned = self.direction == "path" or self.spans.share < 1
+        check(learned, "direction='flow' is learned from spans with r = t, of which share=1 leaves none; take direction='path'")
         check(0 <= self.context_dropout < 1, f"context_dropout must be in [0, 1), got {self.context_dropout}")
         check_count(num_steps=self.num_steps)
         check(self.context_dropout == 0 or self.context_shape is not None, "context_dropout wants context_shape=...")

@@ -71,6 +71,7 @@ class UnnormalizedModel(Model, abc.ABC):
 
     likelihood = Likelihood.UNNORMALIZED
     reparameterized = False
+    loss_measures_fit = False
 
     @abc.abstractmethod
     def start_one(self, params: Params, key: Key, x: Array | None = None, context: Context = None) -> Configuration:

@@ -234,7 +234,7 @@ def _shapes(model: Model, note: dict[str, Any]) -> Params:
 
     def init(key):
         context = None if model.context_shape is None else np.zeros((1, *model.context_shape), np.float32)
-        return model.init(key, model.event.example(), context)
+        return model.layout(key, model.event.example(), None if context is None else jnp.asarray(context))
 
     saved = {place: kind.split("[")[0] for place, kind in note["arrays"].get("params", [])}
 

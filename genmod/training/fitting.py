@@ -170,7 +170,7 @@ def _check_model(model: Any, data: Any) -> None:
 
 
 def _check_measured(model: Model, loss_fn: LossFn | None) -> None:
-    if loss_fn is not None or not isinstance(model, UnnormalizedModel | GameModel):
+    if loss_fn is not None or model.loss_measures_fit:
         return
     one = "gm.training.Whole(fn) of a metric of its samples is one"
     if isinstance(model, UnnormalizedModel) and type(model).states is not UnnormalizedModel.states:
