@@ -54,7 +54,7 @@ def gaussian(context_shape=None, **options):
     model = EnergyModel((2,), Bell(2), context_shape=context_shape, num_sweeps=300, step_size=0.15, **options)
     units = gm.Fixed({"mean": jnp.array([3.0, 3.0]), "scale": jnp.array([1.0, 2.0])})
     network = {"mean": jnp.asarray(MEAN, jnp.float32), "factor": jnp.asarray(FACTOR, jnp.float32)}
-    return model, {"network": network, "units": units}
+    return model, {"network": network, "units": units, "beta": gm.Fixed(jnp.ones(()))}
 
 
 def check_moments(x, mean, covariance):
