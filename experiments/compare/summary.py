@@ -156,9 +156,9 @@ def told(one: Row, *names: str) -> str:
 
 
 def level_with(one: Row, best: Row, name: str) -> bool:
-    """Whether a number is within twice the errors of the best."""
+    """Whether a number is within twice the errors of the best, both taken for the smaller: what varies much is not level."""
     a, b = one.values[name], best.values[name]
-    return known(a.sem, b.sem) and abs(a.mean - b.mean) <= 2 * float(np.sqrt(np.nansum([a.sem**2, b.sem**2])))
+    return known(a.sem, b.sem) and abs(a.mean - b.mean) <= 2 * float(np.sqrt(2) * np.nanmin([a.sem, b.sem]))
 
 
 def near(rows: list[Row], name: str, limit: Callable[[float], float]) -> list[Row]:
