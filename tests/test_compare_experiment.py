@@ -205,7 +205,7 @@ def test_killed_and_started_again_the_report_is_the_same(tmp_path):
             process = run(folder, *arguments)
             time.sleep(seconds)
             process.kill()  # the parent alone: its processes must end with it
-            process.wait()
+            process.communicate()
         done = run(folder, *arguments)
         output, error = done.communicate()
         assert done.returncode == 0, error
