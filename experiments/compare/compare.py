@@ -13,7 +13,6 @@ apply, or fails, stands in the table with the reason.
 """
 
 import dataclasses
-from pathlib import Path
 from typing import Any
 
 import genmod as gm
@@ -59,21 +58,14 @@ def experiment(config: Config, run: gm.lab.Run) -> dict[str, Any]:
     found += [Cell(dataclasses.replace(config.fit, data=name, model=model), {}, wrong[model]) for name in data for model in wrong]
     sections = [report.Section.of(name, models, found, unknown.get(name, "")) for name in data]
     tables = gm.lab.markdown(report.document(config.fit, config.seeds, sections, {}))
-    write(run.folder / "tables.md", tables)
+    gm.lab.write_text(run.folder / "tables.md", tables)
     shown = {section.data: report.figures(section, run, i) for i, section in enumerate(sections)}
     document = report.document(config.fit, config.seeds, sections, shown)
-    write(run.folder / "report.md", gm.lab.markdown(document, run.folder))
-    write(run.folder / "report.html", gm.lab.page(document))
+    gm.lab.write_text(run.folder / "report.md", gm.lab.markdown(document, run.folder))
+    gm.lab.write_text(run.folder / "report.html", gm.lab.page(document))
     print(f"\n{tables}\n\nreport: {run.folder / 'report.html'}; without figures: tables.md")
     failed = [f"{one.config.model} on {one.config.data}, seed {one.config.seed}: {one.error}" for one in found if one.error]
     failed = [*unknown.values(), *wrong.values(), *(text for text in failed if not any(why in text for why in wrong.values()))]
     if failed:
         raise ValueError(f"the report holds what was made; not all was. {'. '.join(dict.fromkeys(failed))}")
     return {"model": "compare", "num_cells": len(found)} | {k: v for section in sections for k, v in section.metrics().items()}
-
-
-def write(path: Path, text: str) -> None:
-    """Atomically: a reader sees the old file or the new one."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)

@@ -124,14 +124,17 @@ def bracket(config: Config, problem: sets.Problem, fitted: Fitted, energy: float
         num_chains=config.num_chains,
         num_levels=num_levels,
     )
-    found = {f"effective_chains_{end}": float(side.extras["effective_size"]) for end, side in (("low", lower), ("high", upper))}
+    found, differences = {}, None  # log p of the law less log f, of each test point
+    if problem.true_log_prob is not None:
+        x = jnp.asarray(reshaped(problem.data.test, model))
+        log_f = np.asarray(model.log_prob(params, x), np.float64)
+        differences = np.asarray(problem.true_log_prob(x), np.float64) - log_f
     for end, side in (("low", lower), ("high", upper)):
         shift = float(side.value)
         found |= {f"nll_{end}_nats": energy + shift + problem.log_scale, f"nll_{end}_nats_sem": float(np.hypot(sem, side.sem))}
-        if problem.true_log_prob is not None:
-            x = jnp.asarray(reshaped(problem.data.test, model))
-            log_prob = np.asarray(model.log_prob(params, x), np.float64) - shift
-            gap, gap_sem = gm.metrics.mean_and_sem(np.asarray(problem.true_log_prob(x), np.float64) - log_prob)
+        found[f"effective_chains_{end}"] = float(side.extras["effective_size"])
+        if differences is not None:
+            gap, gap_sem = gm.metrics.mean_and_sem(differences + shift)
             found |= {f"gap_{end}_nats": float(gap), f"gap_{end}_nats_sem": float(np.hypot(gap_sem, side.sem))}
     return found | {"log_normalizer_nats": float((lower.value + upper.value) / 2)}
 

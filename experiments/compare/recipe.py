@@ -39,9 +39,7 @@ def timed(path: Path) -> Iterator[Callable[[], float]]:
         seconds = before + time.perf_counter() - begun
         if after:
             return after[0]
-        temporary = path.with_name(path.name + ".tmp")
-        temporary.write_text(json.dumps(seconds))
-        temporary.replace(path)
+        gm.lab.write_text(path, json.dumps(seconds))
         return seconds
 
     yield read

@@ -12,6 +12,6 @@ from genmod.lab.document import (
     markdown as markdown,
     number as number,
 )
-from genmod.lab.run import Run as Run, execute as execute, locate as locate, main as main
+from genmod.lab.run import Run as Run, execute as execute, locate as locate, main as main, write_text as write_text
 from genmod.lab.tables import text_table as text_table, with_error as with_error
 from genmod.lab.web import page as page

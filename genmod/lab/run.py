@@ -190,8 +190,12 @@ def _check_version(folder: Path) -> None:
 
 
 def _write(path: Path, content: Any) -> None:
-    """JSON, atomically: a reader sees the old file or the new one. Numbers that are not finite become null."""
-    text = json.dumps(_finite(content), indent=2, sort_keys=True, allow_nan=False) + "\n"
+    """JSON, in which numbers that are not finite become null."""
+    write_text(path, json.dumps(_finite(content), indent=2, sort_keys=True, allow_nan=False) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """A file, atomically: a reader sees the old one or the new one."""
     temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text)
+    temporary.write_text(text, encoding="utf-8")
     temporary.replace(path)
